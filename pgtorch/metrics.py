@@ -1,0 +1,203 @@
+"""What a run writes down: every tag with its meaning and unit, to TensorBoard and to `metrics.jsonl`.
+
+`metrics.jsonl` is the record of truth: one object a logged update, with the update's number, the environment steps so
+far and the tags below. It depends on nothing but the settings, so a seed gives the same file again; wall-clock figures
+go to TensorBoard only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import torch
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import nn
+
+from pgtorch.policies import BiasPolicy
+
+# The x axis of every tag is environment steps.
+TAGS = {
+    "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
+    "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
+    "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Stays near 0.5 by default.",
+    "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Goes to 1.",
+    "policy/entropy": "Mean entropy of the policy where it was just played, in nats. 0 is certain.",
+    "gradient/autograd": "The gradient that autograd found for the bias.",
+    "gradient/manual": "The same by the chain rule, by hand.",
+    "gradient/absolute_difference": "Largest absolute difference of the two. 0: every bit is equal.",
+    "gradient/norm": "Euclidean norm of the whole gradient.",
+    "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
+    "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
+    "loss/policy_gradient": "-mean(log pi * multiplier). No measure of progress: only its gradient means anything.",
+    "time/env_steps_per_second": "Environment steps per second of wall clock since training began. TensorBoard only.",
+}
+
+DIFFERENCE = "gradient/absolute_difference"
+FLUSH_SECONDS = 1.0
+HUNGERS = (0.0, 0.5, 1.0)
+
+
+_HUNGER = torch.tensor(HUNGERS).unsqueeze(-1)  # [3, 1]
+
+
+@torch.no_grad()
+def policy_metrics(policy: nn.Module) -> dict[str, float]:
+    """What a policy shows of itself: the bias and P(Norm) of a `BiasPolicy`, nothing of another one."""
+    if not isinstance(policy, BiasPolicy):
+        return {}
+    not_hungry, half_way, hungry = torch.sigmoid(policy(_HUNGER)).tolist()
+    return {
+        "policy/bias": policy.bias.item(),
+        "policy/p_norm/hunger_0.0": not_hungry,
+        "policy/p_norm/hunger_0.5": half_way,
+        "policy/p_norm/hunger_1.0": hungry,
+    }
+
+
+class EventFile:
+    """A TensorBoard event file, written record by record.
+
+    Why not `SummaryWriter`: its `add_scalar` makes an event of every value and hands it to another thread, and its
+    checksum runs in pure Python; both together take several times as long as the lesson's update.
+
+    Args:
+        folder: Where the file is made; it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        now = time.time()
+        name = f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("wb")
+        self._write(Event(wall_time=now, file_version="brain.Event:2"))
+        self._scalars = Event()  # made once, filled anew for each step
+
+    def write_scalars(self, step: int, now: float, scalars: Mapping[str, float]) -> None:
+        """One event with all scalars of a step."""
+        values = self._scalars.summary.value
+        if [value.tag for value in values] != list(scalars):
+            self._scalars = Event(summary=Summary(value=[Summary.Value(tag=tag) for tag in scalars]))
+            values = self._scalars.summary.value
+        self._scalars.step, self._scalars.wall_time = step, now
+        for value, scalar in zip(values, scalars.values(), strict=True):
+            value.simple_value = scalar
+        self._write(self._scalars)
+
+    def write_picture(self, step: int, tag: str, png: bytes) -> None:
+        """One event with an image."""
+        image = Summary.Image(encoded_image_string=png, colorspace=4)  # 4: RGBA
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        """A TFRecord: length, its checksum, the bytes, their checksum."""
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + _masked_checksum(length) + data + _masked_checksum(data))
+
+
+def _masked_checksum(data: bytes) -> bytes:
+    """CRC-32C, rotated right by 15 bits plus a constant, as the TFRecord format has it."""
+    checksum = google_crc32c.value(data)
+    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+class MetricsWriter:
+    """Writes each update as a line of `metrics.jsonl` and as a TensorBoard event.
+
+    Use it as a context manager: leaving it, by an error too, closes both files.
+
+    Args:
+        folder: The run's folder, which exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lines = (folder / "metrics.jsonl").open("w")
+        self._events = EventFile(folder)
+        self._start = self._flushed = time.time()
+
+    def __enter__(self) -> MetricsWriter:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close both files."""
+        self._lines.close()
+        self._events.close()
+
+    def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """Write one update.
+
+        Args:
+            update: Its number, from 1.
+            env_steps: Environment steps so far, the x axis.
+            metrics: Values by tag, each a key of `TAGS`.
+        """
+        now = time.time()
+        self._lines.write(json.dumps({"update": update, "env_steps": env_steps, **metrics}) + "\n")
+        speed = env_steps / max(now - self._start, 1e-9)
+        self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
+        if now - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def write_picture(self, tag: str, picture: Path, env_steps: int) -> None:
+        """Show a PNG file among TensorBoard's images."""
+        self._events.write_picture(env_steps, tag, picture.read_bytes())
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        self._lines.flush()
+        self._events.flush()
+        self._flushed = time.time()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, oldest first; a last line torn by a crash is left out.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        FileNotFoundError: Where it holds no metrics.
+    """
+    lines = (folder / "metrics.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what stands behind the last line break is empty, or torn
+
+
+def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """What is left to say of a run when it is over.
+
+    Args:
+        lines: From `read_metrics`, at least one.
+
+    Returns:
+        For the lesson: the last `bias`, its mean over the last half of the updates `late_bias`, `p_norm_hunger_0` and
+        `p_norm_hunger_1`; where gradients were compared, `largest_gradient_difference`.
+    """
+    figures = {}
+    if "policy/bias" in lines[-1]:
+        late = [line["policy/bias"] for line in lines[len(lines) // 2 :]]
+        figures["bias"] = lines[-1]["policy/bias"]
+        figures["late_bias"] = sum(late) / len(late)
+        figures["p_norm_hunger_0"] = lines[-1]["policy/p_norm/hunger_0.0"]
+        figures["p_norm_hunger_1"] = lines[-1]["policy/p_norm/hunger_1.0"]
+    differences = [line[DIFFERENCE] for line in lines if DIFFERENCE in line]
+    if differences:
+        figures["largest_gradient_difference"] = max(differences)
+    return figures

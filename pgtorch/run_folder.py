@@ -1,0 +1,52 @@
+"""One folder a run: never two runs in one, nothing written before the run may start."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import secrets
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from pgtorch.config import TrainConfig
+
+RUNS = Path("runs")
+PACKAGES = ("pgtorch", "torch", "gymnasium", "numpy", "tensorboard")
+
+
+def create_run_folder(config: TrainConfig) -> Path:
+    """Make the run's folder, and in it `config.json`: settings, command line and versions.
+
+    Args:
+        config: Its `run_dir` names the folder; None makes a fresh one under `runs/`, named after environment, time
+            and seed with a random suffix, so that two runs of the same second do not meet.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: Where the folder is a file or already holds something.
+        OSError: Where it cannot be made; ValueError where its name is no name.
+    """
+    folder = config.run_dir or RUNS / _fresh_name(config)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"run_dir must be a folder, got the file {folder}")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"run_dir must be new or empty (one run a folder), got {folder}, which is not")
+    folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+    record = {
+        "config": config.to_dict(),
+        "command": sys.argv,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+    (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    return folder
+
+
+def _fresh_name(config: TrainConfig) -> str:
+    environment = re.sub(r"[^A-Za-z0-9_.-]", "_", config.env_id.rpartition(":")[2])[:80]
+    moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return f"{environment}-{moment}-seed{config.seed}-{secrets.token_hex(3)}"

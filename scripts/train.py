@@ -1,0 +1,136 @@
+"""Train a policy by policy gradients. Without arguments: the lesson."""
+
+from __future__ import annotations
+
+import gc
+
+gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
+
+import contextlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
+from pgtorch import GradientMismatchError, SetupError, TrainConfig, TrainResult, train
+
+gc.freeze()
+gc.enable()
+
+FAILED, WRONG_INPUT = 1, 2  # exit status: the run failed; the user asked for what cannot be
+REDRAW_SECONDS = 0.1
+
+
+def main() -> int:
+    """Parse, train, print."""
+    config = parse_config(sys.argv[1:])
+    try:
+        with tqdm(total=config.num_updates, unit="update", delay=1e-6) as bar:
+            result = train(config, callback=Progress(bar, config.num_updates))
+    except SetupError as error:
+        return complain(str(error), WRONG_INPUT)
+    except GradientMismatchError as error:
+        return complain(str(error), FAILED)
+    print(summary(result))
+    return 0
+
+
+def parse_config(arguments: list[str]) -> TrainConfig:
+    """Flags to settings. Wrong ones are told in one line on stderr, and the process ends with status 2."""
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(json_object)
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(TrainConfig, args=arguments, description=__doc__, registry=registry)
+    except SystemExit as end:
+        if end.code:
+            complain(unboxed(message.getvalue()), WRONG_INPUT)
+        raise
+
+
+def json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Tyro's rule for `env_kwargs`: one argument, a JSON object."""
+    if info.type != dict[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda text: json.loads(text[0]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+def unboxed(message: str) -> str:
+    """The first paragraph of tyro's message, without the box around it."""
+    lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
+    return re.split(r"\n─", "\n".join(lines))[0]
+
+
+def complain(message: str, status: int) -> int:
+    """Print an error in one line; give its exit status back."""
+    print(f"train.py: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+class Progress:
+    """Moves the bar; shows the bias, if there is one, and the mean return since the bar last moved.
+
+    Args:
+        bar: The bar to move.
+        num_updates: Where it ends.
+    """
+
+    def __init__(self, bar: tqdm[Any], num_updates: int) -> None:
+        self.bar = bar
+        self.num_updates = num_updates
+        self.drawn = 0.0
+        self.returns: list[float] = []
+
+    def __call__(self, update: int, logged: Mapping[str, float]) -> None:
+        """Take in one update; redraw at most ten times a second."""
+        if "rollout/episode_return" in logged:
+            self.returns.append(logged["rollout/episode_return"])
+        now = time.monotonic()
+        if now - self.drawn < REDRAW_SECONDS and update < self.num_updates:
+            return
+        self.drawn = now
+        shown = {}
+        if "policy/bias" in logged:
+            shown["bias"] = f"{logged['policy/bias']:.2f}"
+        if self.returns:
+            shown["mean reward"] = f"{sum(self.returns) / len(self.returns):+.2f}"
+            self.returns.clear()
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(update - self.bar.n)
+
+
+def summary(result: TrainResult) -> str:
+    """What a finished run has to say, a line each."""
+    figures = result.summary
+    lines = []
+    if "bias" in figures:
+        lines = [
+            f"bias                         {figures['bias']:8.3f}",
+            f"  mean over the last half    {figures['late_bias']:8.3f}   hovers around {figures['late_bias']:.1f}",
+            f"P(Norm | hunger 0.0)         {figures['p_norm_hunger_0']:8.2f}",
+            f"P(Norm | hunger 1.0)         {figures['p_norm_hunger_1']:8.2f}",
+        ]
+    if "largest_gradient_difference" in figures:
+        difference = figures["largest_gradient_difference"]
+        lines.append(f"largest gradient difference  {difference:8.1f}   autograd against the chain rule by hand")
+    lines.append(f"run folder                   {result.run_dir}")
+    lines.append(f"see it                       tensorboard --logdir {result.run_dir.parent}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
