@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
@@ -29,7 +29,7 @@ class SGD:
     """theta <- theta - learning_rate * gradient.
 
     Args:
-        parameters: What to move; those without gradient stay.
+        parameters: What to move; those without a gradient stay.
         learning_rate: Step size, above 0.
     """
 
@@ -40,10 +40,10 @@ class SGD:
     @torch.no_grad()
     def step(self) -> None:
         """Move each parameter along its gradient."""
-        moved = [parameter for parameter in self.parameters if parameter.grad is not None]
+        moved = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         sgd(
-            moved,  # type: ignore[arg-type]
-            [parameter.grad for parameter in moved],  # type: ignore[misc]
+            [parameter for parameter, _ in moved],
+            [gradient for _, gradient in moved],
             [None] * len(moved),
             foreach=False,
             lr=self.learning_rate,
@@ -59,7 +59,7 @@ class Adam:
     """Adam with PyTorch's default settings, in one fused call.
 
     Args:
-        parameters: What to move; each must have a gradient at `step`.
+        parameters: What to move; those without a gradient stay.
         learning_rate: Step size, above 0.
 
     Source: Kingma and Ba (2015), algorithm 1.
@@ -75,13 +75,18 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Move each parameter along its gradient."""
+        state = zip(self.parameters, self.mean, self.mean_square, self.steps, strict=True)
+        moved = [(parameter, parameter.grad, *rest) for parameter, *rest in state if parameter.grad is not None]
+        if not moved:
+            return
+        parameters, gradients, means, mean_squares, steps = (list(column) for column in zip(*moved, strict=True))
         adam(
-            self.parameters,  # type: ignore[arg-type]
-            [parameter.grad for parameter in self.parameters],  # type: ignore[misc]
-            self.mean,
-            self.mean_square,
-            list[Tensor](),
-            self.steps,
+            parameters,
+            gradients,
+            means,
+            mean_squares,
+            [],
+            steps,
             foreach=False,
             fused=True,
             amsgrad=False,

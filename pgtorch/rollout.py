@@ -115,12 +115,13 @@ class RolloutCollector:
             policy: Draws the actions.
 
         Returns:
-            A rollout, every field [T, N, ...], with at least one valid row in each step. Its tensors are overwritten
-            by the next call.
+            A rollout, every field [T, N, ...], with at least one valid row in each step; `self.rollout` as well. Its
+            tensors are overwritten by the next call.
         """
         for t in range(len(self._arrays["reward"])):
             self._step(t, policy)
-        return Rollout(**self._tensors)
+        self.rollout = Rollout(**self._tensors)
+        return self.rollout
 
     def _step(self, t: int, policy: Policy) -> None:
         if self._mode is AutoresetMode.NEXT_STEP and self._resetting.all():

@@ -28,15 +28,16 @@ def create_run_folder(config: TrainConfig) -> Path:
         The folder.
 
     Raises:
-        FileExistsError: Where the folder is a file or already holds something.
-        OSError: Where it cannot be made; ValueError where its name is no name.
+        OSError: Where the folder cannot be made or written, or already holds something.
     """
     folder = config.run_dir or RUNS / _fresh_name(config)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"run_dir must be a folder, got the file {folder}")
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"run_dir must be new or empty (one run a folder), got {folder}, which is not")
-    folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+    try:
+        folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+        occupied = any(folder.iterdir())
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise OSError(f"run_dir must be a folder that can be made, got {str(folder)!r}: {error}") from error
+    if occupied:
+        raise OSError(f"run_dir must be new or empty, one run a folder, got {str(folder)!r}, which holds something")
     record = {
         "config": config.to_dict(),
         "command": sys.argv,

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.spaces import Discrete
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from pgtorch import metrics, pictures
@@ -38,7 +41,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.env = gym.make_vec(config.env_id, num_envs=config.num_envs, **config.env_kwargs)
-        self.policy = policy or BiasPolicy()
+        self.policy = policy or make_policy(self.env)
         self.optimizer = OPTIMIZERS[config.optimizer](self.policy.parameters(), config.learning_rate)
         self.collector = RolloutCollector(self.env, config.num_steps, config.seed)
         self.num_updates = 0
@@ -94,6 +97,24 @@ class Trainer:
             "rollout/episode_return": float(returns.sum()) / len(returns),
             "rollout/episode_length": float(lengths.sum()) / len(lengths),
         }
+
+
+def make_policy(env: VectorEnv[Any, Any, Any]) -> Policy:
+    """The policy that fits an environment.
+
+    Args:
+        env: A vector environment.
+
+    Raises:
+        TypeError: Where no policy fits; the message names the spaces.
+    """
+    observation_space, action_space = env.single_observation_space, env.single_action_space
+    if observation_space.shape == (1,) and action_space == Discrete(2):
+        return BiasPolicy()
+    raise TypeError(
+        "BiasPolicy takes observations of shape [1] and Discrete(2) actions; "
+        f"{env.spec.id if env.spec else env} has {observation_space} and {action_space}"
+    )
 
 
 class SetupError(ValueError):

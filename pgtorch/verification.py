@@ -36,9 +36,8 @@ def check_gradient(
         by_autograd, by_hand = parameter.grad, manual[name]
         if by_autograd is None or not torch.equal(by_autograd, by_hand):
             raise GradientMismatchError(
-                f"gradient of {name} at step {step}: autograd {_show(by_autograd)}, manual {_show(by_hand)}; "
-                f"observation (hunger) {_show(observation)}, action {_show(action)}, "
-                f"multiplier (reward) {_show(multiplier)}"
+                f"step {step}, observation (hunger) {_show(observation)}, action {_show(action)}, multiplier (reward) "
+                f"{_show(multiplier)}: gradient of {name} by autograd {_show(by_autograd)}, manual {_show(by_hand)}"
             )
         difference = (by_autograd - by_hand).abs().max().item()
         logged["gradient/absolute_difference"] = max(logged["gradient/absolute_difference"], difference)

@@ -63,10 +63,18 @@ def json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda text: json.loads(text[0]),
+        instance_from_str=read_object,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     )
+
+
+def read_object(text: list[str]) -> dict[str, Any]:
+    """A JSON object, or a ValueError."""
+    value = json.loads(text[0])
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {text[0]}")  # noqa: TRY004 -- tyro reports a ValueError
+    return value
 
 
 def unboxed(message: str) -> str:

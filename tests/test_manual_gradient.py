@@ -1,0 +1,118 @@
+import ast
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import pgtorch.manual_gradient
+from pgtorch import BiasPolicy, manual_gradient, policy_gradient_loss
+
+
+def by_autograd(policy, observation, action, multiplier):
+    policy.zero_grad()
+    policy_gradient_loss(policy.log_prob(observation, action), multiplier).backward()
+    return policy.bias.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_autograd_to_the_last_bit(dtype):
+    """20,000 random visits a precision, logits from 0 to 1e4."""
+    generator = torch.Generator().manual_seed(0)
+    n = 20_000
+    size = 10 ** (4 * torch.rand(n, generator=generator, dtype=dtype))
+    biases = size * torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    hunger = torch.rand(n, 1, 1, generator=generator, dtype=dtype)
+    actions = torch.randint(0, 2, (n, 1), generator=generator)
+    rewards = torch.randint(0, 4, (n, 1), generator=generator).to(dtype)
+    rewards = torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=dtype)[rewards.long()]
+    policy = BiasPolicy().to(dtype)
+    for visit in zip(biases, hunger, actions, rewards, strict=True):
+        policy.bias.data.copy_(visit[0])
+        assert torch.equal(by_autograd(policy, *visit[1:]), manual_gradient(policy, *visit[1:])["bias"]), visit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 64, 1000, 65_536])
+def test_equals_autograd_for_any_batch(batch, dtype):
+    torch.manual_seed(batch)
+    policy = BiasPolicy(bias=-9.0).to(dtype)
+    hunger, multiplier = torch.rand(batch, 1, dtype=dtype), torch.randn(batch, dtype=dtype)
+    action = policy.sample(hunger)
+    manual = manual_gradient(policy, hunger, action, multiplier)["bias"]
+    assert torch.equal(by_autograd(policy, hunger, action, multiplier), manual)
+    assert manual.shape == ()
+
+
+def test_is_the_lessons_derivative():
+    """Norm: -(1 - P) times the reward; Squatch: P times the reward."""
+    policy = BiasPolicy(bias=-0.5).double()
+    p_norm = torch.sigmoid(policy.bias).item()
+    for action, derivative in [(1, -(1 - p_norm)), (0, p_norm)]:
+        for reward in (1.0, -1.0, 2.0, -2.0):
+            gradient = manual_gradient(
+                policy, torch.zeros(1, 1).double(), torch.tensor([action]), torch.tensor([reward]).double()
+            )
+            assert gradient["bias"].item() == pytest.approx(reward * derivative, rel=1e-15)
+
+
+def test_is_the_mean_over_the_batch():
+    policy = BiasPolicy(bias=-3.0).double()
+    hunger, action = torch.tensor([[0.1], [0.2], [0.9]]).double(), torch.tensor([0, 1, 1])
+    reward = torch.tensor([1.0, -1.0, 2.0]).double()
+    each = [manual_gradient(policy, hunger[i : i + 1], action[i : i + 1], reward[i : i + 1])["bias"] for i in range(3)]
+    whole = manual_gradient(policy, hunger, action, reward)["bias"]
+    assert whole.item() == pytest.approx(sum(each).item() / 3, rel=1e-14)
+
+
+def test_agrees_with_a_finite_difference():
+    torch.manual_seed(1)
+    policy = BiasPolicy(bias=-9.0).double()
+    hunger, multiplier = torch.rand(50, 1).double(), torch.randn(50).double()
+    action = policy.sample(hunger)
+
+    manual = manual_gradient(policy, hunger, action, multiplier)["bias"].item()
+
+    def loss(bias):
+        policy.bias.data.fill_(bias)
+        return policy_gradient_loss(policy.log_prob(hunger, action), multiplier).item()
+
+    assert manual == pytest.approx((loss(-9.0 + 1e-5) - loss(-9.0 - 1e-5)) / 2e-5, rel=1e-7)
+
+
+def test_uses_no_autograd():
+    """In inference mode autograd cannot be used at all; and its names do not stand in the module."""
+    policy = BiasPolicy()
+    arguments = torch.rand(4, 1), torch.tensor([0, 1, 1, 0]), torch.randn(4)
+    outside = manual_gradient(policy, *arguments)["bias"]
+    with torch.inference_mode():
+        inside = manual_gradient(policy, *arguments)["bias"]
+    assert torch.equal(inside, outside)
+    assert not outside.requires_grad
+    assert policy.bias.grad is None
+
+    tree = ast.parse(inspect.getsource(pgtorch.manual_gradient))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    forbidden = {"autograd", "backward", "grad", "func", "enable_grad", "inference_mode", "log_prob", "evaluate"}
+    assert not (names | attributes) & forbidden
+    assert not any(word in module for module in modules for word in ("autograd", "losses", "func", "importlib"))
+
+
+def test_refuses_what_it_has_no_derivation_for():
+    with pytest.raises(TypeError, match="knows the derivation for BiasPolicy, got Linear"):
+        manual_gradient(nn.Linear(1, 1), torch.zeros(1, 1), torch.zeros(1), torch.ones(1))
+
+    class Changed(BiasPolicy):
+        """A subclass may compute something else."""
+
+    with pytest.raises(TypeError, match="got Changed"):
+        manual_gradient(Changed(), torch.zeros(1, 1), torch.zeros(1), torch.ones(1))
+
+
+@pytest.mark.parametrize(("action", "multiplier"), [((3, 1), (3,)), ((3,), (3, 1)), ((2,), (3,)), ((3,), ())])
+def test_refuses_shapes_that_do_not_fit(action, multiplier):
+    with pytest.raises(ValueError, match=r"action and multiplier must have shape \[B\]"):
+        manual_gradient(BiasPolicy(), torch.zeros(3, 1), torch.zeros(action), torch.ones(multiplier))

@@ -1,0 +1,132 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from counting_env import CountingEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from pgtorch import BiasPolicy, Rollout, RolloutCollector
+from pgtorch.policies import Policy
+from pgtorch.rollout import EpisodeStatistics
+
+MODES = list(AutoresetMode)
+
+
+class RandomPolicy(Policy):
+    """Uniform over five actions."""
+
+    def distribution(self, observation):
+        return torch.distributions.Categorical(logits=torch.zeros(*observation.shape[:-1], 5))
+
+
+def counting(mode, num_envs, truncate=False):
+    makers = [lambda index=index: CountingEnv(index, truncate) for index in range(num_envs)]
+    return SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def collect(mode, num_envs=3, num_steps=7, rollouts=4, truncate=False):
+    """All valid rows of some rollouts, the environments, and the episodes counted."""
+    torch.manual_seed(0)
+    env = counting(mode, num_envs, truncate)
+    collector = RolloutCollector(env, num_steps, seed=0)
+    rows, episodes = [], []
+    for _ in range(rollouts):
+        rollout = collector.collect(RandomPolicy())
+        kept = [rollout.rows(values).clone() for values in (rollout.observation, rollout.action, rollout.reward)]
+        rows += list(zip(*(values.tolist() for values in kept), strict=True))
+        taken = collector.episodes.take()
+        episodes += [] if taken is None else list(zip(*(values.tolist() for values in taken), strict=True))
+    return rows, env.envs, episodes
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("num_steps", [1, 7])
+@pytest.mark.parametrize("truncate", [False, True])
+def test_rows_are_what_the_environments_did(mode, num_envs, num_steps, truncate):
+    """No step missing, none twice, no filler: observation, action and reward of each, as the ledgers have them."""
+    rows, envs, episodes = collect(mode, num_envs, num_steps, rollouts=8, truncate=truncate)
+    ledger = [entry for env in envs for entry in env.ledger]
+    assert sorted(rows) == sorted(ledger)
+    assert sorted(episodes) == sorted((total, length) for env in envs for total, length in env.episodes)
+
+
+def test_next_step_mode_has_filler_rows_and_marks_them():
+    rollout = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3), 12, seed=0).collect(RandomPolicy())
+    assert 0 < (~rollout.valid).sum() < rollout.valid.numel()
+    ended = rollout.terminated | rollout.truncated
+    after = ended[:-1] & ~ended[:-1].all(dim=1, keepdim=True)  # a step of nothing but filler is not stored
+    assert torch.equal(~rollout.valid[1:], after)  # exactly the step after an episode's end
+    assert (rollout.reward[~rollout.valid] == 0).all()
+    assert rollout.rows(rollout.reward).shape == (rollout.valid.sum(),)
+
+
+def test_filler_of_all_environments_at_once_is_not_stored():
+    """One-step episodes in NEXT_STEP mode: every second step is filler, and no row of it is kept."""
+    env = gym.make_vec("Restaurant-v0", num_envs=4, autoreset_mode=AutoresetMode.NEXT_STEP)
+    collector = RolloutCollector(env, 10, seed=0)
+    rollout = collector.collect(BiasPolicy())
+    assert rollout.valid.all()
+    assert (rollout.reward.abs() == 1).all()
+    returns, lengths = collector.episodes.take()
+    assert len(returns) == 40
+    assert (lengths == 1).all()
+
+
+def test_flags_say_how_an_episode_ended():
+    for truncate in (False, True):
+        env = counting(AutoresetMode.SAME_STEP, 2, truncate)
+        rollout = RolloutCollector(env, 9, seed=0).collect(RandomPolicy())
+        assert rollout.truncated.any() == truncate
+        assert rollout.terminated.any() != truncate
+
+
+def test_rows_keep_the_order_of_step_and_then_environment():
+    zeros = torch.zeros(2, 3)
+    valid = torch.tensor([[True, False, True], [True, True, False]])
+    rollout = Rollout(zeros, zeros, zeros, zeros, zeros, valid)
+    assert rollout.rows(torch.arange(6).reshape(2, 3)).tolist() == [0, 2, 3, 4]
+    assert rollout.rows(torch.arange(12).reshape(2, 3, 2)).tolist() == [[0, 1], [4, 5], [6, 7], [8, 9]]
+
+
+def test_actions_are_drawn_not_arg_maxed():
+    torch.manual_seed(0)
+    env = gym.make_vec("Restaurant-v0", num_envs=1000)
+    rollout = RolloutCollector(env, 5, seed=0).collect(BiasPolicy(weight=0.0, bias=-1.0))
+    p_norm = 1 / (1 + np.exp(1.0))
+    frequency = rollout.action.double().mean().item()
+    assert abs(frequency - p_norm) < 5 * np.sqrt(p_norm * (1 - p_norm) / 5000)  # n = 5,000, 5 standard errors
+
+
+def test_reward_belongs_to_observation_and_action():
+    """With certain orders the reward follows from the row itself."""
+    env = gym.make_vec("Restaurant-v0", num_envs=50, large_portion_probability=(0.0, 1.0))
+    rollout = RolloutCollector(env, 20, seed=0).collect(BiasPolicy(weight=0.0))
+    hungry = rollout.observation.squeeze(-1) > 0.5
+    expected = torch.where(hungry == (rollout.action == 1), 1.0, -1.0)
+    assert torch.equal(rollout.reward, expected)
+    assert {-1.0, 1.0} == set(rollout.reward.unique().tolist())
+
+
+def test_statistics_count_nothing_when_nothing_ended():
+    episodes = EpisodeStatistics(2)
+    episodes.record(np.ones(2), np.ones(2, bool), np.zeros(2, bool))
+    assert episodes.take() is None
+
+
+@pytest.mark.parametrize(
+    ("space", "kind", "message"),
+    [
+        ("observation_space", gym.spaces.Text(3), "observation space must be a Box, got Text"),
+        ("action_space", gym.spaces.Text(3), "action space must be Discrete, got Text"),
+    ],
+)
+def test_refuses_spaces_it_cannot_store(space, kind, message):
+    class Strange(CountingEnv):
+        def __init__(self):
+            super().__init__()
+            setattr(self, space, kind)
+
+    env = SyncVectorEnv([Strange])
+    with pytest.raises(TypeError, match=message):
+        RolloutCollector(env, 1, seed=0)
