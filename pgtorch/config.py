@@ -42,8 +42,8 @@ class TrainConfig:
     num_steps: int = 1
     """Steps played in each environment between two updates, at least 1."""
 
-    check_gradient: bool = True
-    """Compare autograd's gradient with the manual one at every update; a difference stops the run."""
+    check_gradient: int = 1
+    """Compare autograd's gradient with the manual one every so many updates, 0: never; a difference stops the run."""
 
     num_threads: int = 1
     """Torch threads, at least 1; more make small networks slower."""
@@ -59,8 +59,8 @@ class TrainConfig:
         for name in ("num_updates", "num_envs", "num_steps", "num_threads"):
             _require_integer(name, getattr(self, name), 1)
         _require_integer("seed", self.seed, 0, 2**63 - 1)
-        for name in ("check_gradient", "pictures"):
-            _require_type(name, getattr(self, name), bool)
+        _require_integer("check_gradient", self.check_gradient, 0)
+        _require_type("pictures", self.pictures, bool)
         _require_type("env_id", self.env_id, str)
         _require_type("env_kwargs", self.env_kwargs, dict)
         _require_above_zero("learning_rate", self.learning_rate)

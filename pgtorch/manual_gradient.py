@@ -5,23 +5,44 @@ Nothing here knows of autograd or of the loss, so that each can be checked again
     h  hunger               w  fixed weight         b  bias
     z  logit, w h + b       P  P(Norm), sigmoid(z)  a  action, 1 for Norm and 0 for Squatch
     CE cross-entropy of the guess, -log P(place | h), "as if the guess were right"
+
+and for networks, with B rows, layers of sizes D = n_0, n_1, ..., n_L:
+
+    x_l  input of layer l, [B, n_l]       z_l  its output before the tanh, W_l x_l + b_l, [B, n_l+1]
+    mu, sigma  mean and standard deviation of a normal distribution
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import NamedTuple
 
-from pgtorch.policies import BiasPolicy
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pgtorch.policies import BiasPolicy, MLPPolicy
+
+
+class _Arithmetic(NamedTuple):
+    """How terms are taken and subtracted: as they are, or for a bound on rounding errors all of them made absolute."""
+
+    term: Callable[[Tensor], Tensor]
+    minus: Callable[[Tensor, Tensor], Tensor]
+
+
+_SIGNED = _Arithmetic(term=lambda x: x, minus=lambda x, y: x - y)
+_ABSOLUTE = _Arithmetic(term=torch.abs, minus=lambda x, y: x.abs() + y.abs())
 
 
 def manual_gradient(policy: nn.Module, observation: Tensor, action: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
     """Gradient of -mean(log pi(action | observation) * multiplier) in the policy's parameters, derived by hand.
 
     Args:
-        policy: A `BiasPolicy`.
+        policy: A `BiasPolicy`, or an `MLPPolicy` with any action space.
         observation: [B, *observation_shape].
-        action: As the environment has it, [B].
+        action: As the environment has it, [B, *action_shape].
         multiplier: What each log-probability is multiplied by, [B].
 
     Returns:
@@ -29,21 +50,50 @@ def manual_gradient(policy: nn.Module, observation: Tensor, action: Tensor, mult
 
     Raises:
         TypeError: Where no derivation exists for this class of policy.
-        ValueError: Where action and multiplier are not both [B].
+        ValueError: Where observation, action and multiplier do not have the same number B of rows.
 
-    Source: the lesson ("Mathematical Details"), its three factors.
+    Source: the lesson ("Mathematical Details"), its three factors; for layers, Rumelhart, Hinton and Williams (1986).
     """
-    if type(policy) is not BiasPolicy:
-        raise TypeError(f"manual_gradient knows the derivation for BiasPolicy, got {type(policy).__name__}")
-    if not action.shape == multiplier.shape == observation.shape[:1]:
-        raise ValueError(
-            "action and multiplier must have shape [B] like the observations' first dimension, got action "
-            f"{list(action.shape)}, multiplier {list(multiplier.shape)}, observation {list(observation.shape)}"
+    return _gradient(policy, observation, action, multiplier, _SIGNED)
+
+
+def gradient_magnitude(policy: nn.Module, observation: Tensor, action: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
+    """C: the same derivation with every term made absolute, so that nothing cancels.
+
+    Rounding makes a computed gradient wrong by some multiples of u C, where u is 2^-24 in float32 and 2^-53 in float64;
+    a gradient that is wrong by more is wrong. Arguments and errors are those of `manual_gradient`.
+    """
+    return _gradient(policy, observation, action, multiplier, _ABSOLUTE)
+
+
+def has_derivation(policy: nn.Module) -> bool:
+    """Whether `manual_gradient` knows this class of policy. A subclass may compute something else: it is not known."""
+    return type(policy) in (BiasPolicy, MLPPolicy)
+
+
+def _gradient(
+    policy: nn.Module, observation: Tensor, action: Tensor, multiplier: Tensor, arithmetic: _Arithmetic
+) -> dict[str, Tensor]:
+    if not has_derivation(policy):
+        raise TypeError(
+            f"manual_gradient knows the derivation for BiasPolicy and MLPPolicy, got {type(policy).__name__}"
         )
-    return _bias_policy_gradient(policy, observation, action, multiplier)
+    if multiplier.ndim != 1 or not len(multiplier) == len(action) == len(observation):
+        raise ValueError(
+            "observation, action and multiplier must have the same first dimension B, and multiplier no other, got "
+            f"observation {list(observation.shape)}, action {list(action.shape)}, multiplier {list(multiplier.shape)}"
+        )
+    if isinstance(policy, MLPPolicy):
+        return _mlp_policy_gradient(policy, observation, action, multiplier, arithmetic)
+    if action.ndim != 1:
+        raise ValueError(f"action must have shape [B], got {list(action.shape)}")
+    assert isinstance(policy, BiasPolicy)
+    return _bias_policy_gradient(policy, observation, action, multiplier, arithmetic)
 
 
-def _bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
+def _bias_policy_gradient(
+    policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor, arithmetic: _Arithmetic
+) -> dict[str, Tensor]:
     w, b = policy.weight, policy.bias.detach()
     z = w * h.squeeze(-1) + b  # [B]
     p_norm = torch.sigmoid(z)  # [B]
@@ -51,8 +101,84 @@ def _bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: 
     #     Norm:     dCE/dP * dP/dz = -1/P    * P(1-P) = -(1-P) = P - 1
     #     Squatch:  dCE/dP * dP/dz = 1/(1-P) * P(1-P) =    P   = P - 0
     # Cancelled on paper, they stay exact where P rounds to 0 or 1 and the two factors would give infinity times 0.
-    dce_dz = p_norm - a  # [B]
+    dce_dz = arithmetic.minus(p_norm, a)  # [B]
     dz_db = 1.0
     # The mean over B visits: each one counts 1/B, times what came of it.
-    dloss_dce = multiplier * (1.0 / len(multiplier))  # [B]
+    dloss_dce = arithmetic.term(multiplier) * (1.0 / len(multiplier))  # [B]
     return {"bias": (dce_dz * dloss_dce * dz_db).sum()}
+
+
+def _mlp_policy_gradient(
+    policy: MLPPolicy, observation: Tensor, action: Tensor, multiplier: Tensor, arithmetic: _Arithmetic
+) -> dict[str, Tensor]:
+    # Forward, keeping what each layer was given.
+    weights = [policy.get_parameter(f"layers.{layer}.weight").detach() for layer in range(len(policy.layers))]
+    biases = [policy.get_parameter(f"layers.{layer}.bias").detach() for layer in range(len(policy.layers))]
+    inputs = [policy.features(observation)]  # x_0, [B, D]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        inputs.append(torch.tanh(functional.linear(inputs[-1], weight, bias)))  # x_l+1 = tanh(z_l)
+    parameters = functional.linear(inputs[-1], weights[-1], biases[-1])  # z_L: logits or means
+
+    # The head: how the loss changes with what the last layer gives.
+    dloss_dce = arithmetic.term(multiplier)[:, None] * (1.0 / len(multiplier))  # [B, 1]
+    gradient: dict[str, Tensor] = {}
+    if isinstance(policy.action_space, spaces.Box):
+        dce_dz, dce_dlog_std = _normal_head(parameters, policy.log_std.detach(), action, arithmetic)
+        gradient["log_std"] = (dce_dlog_std * dloss_dce).sum(0)
+    else:
+        dce_dz = _DISCRETE_HEADS[type(policy.action_space)](policy.action_space, parameters, action, arithmetic)
+    dloss_dz = dce_dz * dloss_dce  # [B, outputs]
+
+    # The layers, from the last to the first.
+    for layer in reversed(range(len(weights))):
+        dz_dweight, dz_dinput = arithmetic.term(inputs[layer]), arithmetic.term(weights[layer])
+        gradient[f"layers.{layer}.weight"] = dloss_dz.T @ dz_dweight  # sum over B: [n_l+1, n_l]
+        gradient[f"layers.{layer}.bias"] = dloss_dz.sum(0)  # dz/db = 1: [n_l+1]
+        dloss_dinput = dloss_dz @ dz_dinput  # sum over the units that the input feeds: [B, n_l]
+        dtanh_dz = arithmetic.minus(torch.ones_like(inputs[layer]), inputs[layer].square())  # 1 - tanh(z)^2
+        dloss_dz = dloss_dinput * dtanh_dz  # of the layer before
+    return {name: gradient[name] for name, _ in policy.named_parameters()}
+
+
+def _categorical_head(space: spaces.Discrete, logits: Tensor, action: Tensor, arithmetic: _Arithmetic) -> Tensor:
+    """Softmax: -log p_a = log(sum of e^z) - z_a, so that dCE/dz_i = p_i - 1 where i was chosen, and p_i elsewhere."""
+    return _softmax_minus_one_hot(logits, action - int(space.start), arithmetic)
+
+
+def _multi_categorical_head(
+    space: spaces.MultiDiscrete, logits: Tensor, action: Tensor, arithmetic: _Arithmetic
+) -> Tensor:
+    """Independent choices: log-probabilities add, so each one's logits see their own choice only."""
+    groups = torch.split(logits, space.nvec.tolist(), dim=-1)
+    chosen = (action - torch.as_tensor(space.start)).unbind(-1)
+    parts = [_softmax_minus_one_hot(group, index, arithmetic) for group, index in zip(groups, chosen, strict=True)]
+    return torch.cat(parts, dim=-1)
+
+
+def _multi_bernoulli_head(
+    _space: spaces.MultiBinary, logits: Tensor, action: Tensor, arithmetic: _Arithmetic
+) -> Tensor:
+    """Independent yes-or-no choices: for each the lesson's P - a."""
+    return arithmetic.minus(torch.sigmoid(logits), action.to(logits.dtype))
+
+
+def _normal_head(mu: Tensor, log_std: Tensor, action: Tensor, arithmetic: _Arithmetic) -> tuple[Tensor, Tensor]:
+    """-log p = (a - mu)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2, derived in mu and in log sigma."""
+    sigma = log_std.exp()  # [k]
+    deviation = arithmetic.minus(action, mu)  # [B, k]
+    dce_dmu = arithmetic.minus(torch.zeros_like(mu), deviation / sigma.square())  # -(a - mu) / sigma^2
+    dce_dlog_std = arithmetic.minus(torch.ones_like(mu), (deviation / sigma).square())  # 1 - (a - mu)^2 / sigma^2
+    return dce_dmu, dce_dlog_std
+
+
+def _softmax_minus_one_hot(logits: Tensor, index: Tensor, arithmetic: _Arithmetic) -> Tensor:
+    one_hot = functional.one_hot(index, logits.shape[-1]).to(logits.dtype)
+    p = functional.log_softmax(logits, dim=-1).exp()  # by way of log p, as the loss has it: e^z itself may overflow
+    return arithmetic.minus(p, one_hot)
+
+
+_DISCRETE_HEADS: dict[type, Callable[..., Tensor]] = {
+    spaces.Discrete: _categorical_head,
+    spaces.MultiDiscrete: _multi_categorical_head,
+    spaces.MultiBinary: _multi_bernoulli_head,
+}

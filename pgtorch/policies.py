@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Bernoulli
 from torch.nn import functional
+
+from pgtorch.distributions import ActionDistribution, Categorical, DiagonalNormal, MultiBernoulli, MultiCategorical
 
 
 class Policy(nn.Module):
@@ -14,7 +22,7 @@ class Policy(nn.Module):
     B rows at a time: observations are [B, *observation_shape], actions [B, *action_shape] as the environment has them.
     """
 
-    def distribution(self, observation: Tensor) -> Distribution:
+    def distribution(self, observation: Tensor) -> ActionDistribution:
         """The distribution of the actions, batch shape [B], differentiable in the parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define distribution(observation)")
 
@@ -30,8 +38,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def sample(self, observation: Tensor) -> Tensor:
         """Actions drawn from the policy, [B, *action_shape], without gradient."""
-        sample: Tensor = self.distribution(observation).sample()
-        return sample
+        return self.distribution(observation).sample()
 
 
 class BiasPolicy(Policy):
@@ -72,7 +79,7 @@ class BiasPolicy(Policy):
             raise ValueError(f"observation must have shape [..., 1] (hunger), got {list(observation.shape)}")
         return self.weight * observation.squeeze(-1) + self.bias
 
-    def distribution(self, observation: Tensor) -> Distribution:
+    def distribution(self, observation: Tensor) -> ActionDistribution:
         """Bernoulli over {0: Squatch, 1: Norm}, batch shape [...]."""
         return Bernoulli(logits=self(observation), validate_args=False)
 
@@ -109,3 +116,104 @@ class BiasPolicy(Policy):
         """
         p_squatch = torch.sigmoid(-self(observation))
         return (torch.rand_like(p_squatch) >= p_squatch).long()
+
+
+class MLPPolicy(Policy):
+    """A network of tanh layers whose last layer gives the parameters of the action distribution.
+
+    | Action space | Last layer | Distribution |
+    |---|---|---|
+    | `Discrete(n)` | n logits | categorical |
+    | `MultiDiscrete([n_1, ...])` | n_1 + ... logits | independent categoricals |
+    | `MultiBinary(k)` | k logits | independent Bernoullis |
+    | `Box`, k numbers | k means | diagonal normal; its log standard deviation is a parameter of its own |
+
+    Args:
+        observation_space: Any space that Gymnasium can flatten to a fixed number D of values.
+        action_space: One of the above.
+        hidden_sizes: Units of each hidden layer; none makes the policy linear, for `Discrete` observations a table.
+
+    Raises:
+        TypeError: Where a space is not supported.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        hidden_sizes: Sequence[int] = (64, 64),
+    ) -> None:
+        super().__init__()
+        if not observation_space.is_np_flattenable:
+            raise TypeError(f"observation space must flatten to a fixed number of values, got {observation_space}")
+        self.observation_space = observation_space
+        self.action_space = action_space
+        num_outputs = count_outputs(action_space)
+        sizes = [spaces.flatdim(observation_space), *hidden_sizes, num_outputs]
+        self.layers = make_layers(sizes, last_gain=0.01)
+        if isinstance(action_space, spaces.Box):
+            self.log_std = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Parameters of the distribution: logits or means.
+
+        Args:
+            observation: [B, *observation_shape], or flattened as Gymnasium does, [B, D].
+
+        Returns:
+            [B, outputs of the last layer].
+        """
+        return feed_forward(self.layers, self.features(observation))
+
+    def features(self, observation: Tensor) -> Tensor:
+        """Observations as rows of numbers, [B, D]; a `Discrete` one, [B], becomes one-hot."""
+        if isinstance(self.observation_space, spaces.Discrete) and not observation.is_floating_point():
+            index = observation - int(self.observation_space.start)
+            observation = functional.one_hot(index, int(self.observation_space.n))
+        return observation.flatten(1).to(next(self.parameters()).dtype)
+
+    def distribution(self, observation: Tensor) -> ActionDistribution:
+        """The distribution of the actions."""
+        parameters, space = self(observation), self.action_space
+        if isinstance(space, spaces.Discrete):
+            return Categorical(parameters, int(space.start))
+        if isinstance(space, spaces.MultiDiscrete):
+            return MultiCategorical(parameters, space.nvec.tolist(), space.start.tolist())
+        if isinstance(space, spaces.MultiBinary):
+            return MultiBernoulli(parameters)
+        return DiagonalNormal(parameters, self.log_std)
+
+
+def count_outputs(action_space: spaces.Space[Any]) -> int:
+    """How many numbers describe the distribution of an action."""
+    if isinstance(action_space, spaces.Discrete):
+        return int(action_space.n)
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+        return int(action_space.nvec.sum())
+    if isinstance(action_space, spaces.MultiBinary) and len(action_space.shape) == 1:
+        return int(action_space.shape[0])
+    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+        return int(action_space.shape[0])
+    raise TypeError(
+        f"action space must be Discrete, or MultiDiscrete, MultiBinary or Box in one dimension, got {action_space}"
+    )
+
+
+def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
+    """Linear layers from each size to the next: orthogonal weights, zero biases.
+
+    A small gain of the last layer starts a policy near uniform, and values near 0.
+    """
+    layers = [nn.Linear(*pair) for pair in itertools.pairwise(sizes)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else math.sqrt(2))
+        nn.init.zeros_(layer.bias)
+    return nn.ModuleList(layers)
+
+
+def feed_forward(layers: nn.ModuleList, features: Tensor) -> Tensor:
+    """Linear layers with a tanh between each two: [B, D] to [B, outputs]."""
+    for layer in layers[:-1]:
+        features = torch.tanh(layer(features))
+    output: Tensor = layers[-1](features)
+    return output

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from pgtorch import metrics, pictures
 from pgtorch.config import TrainConfig
+from pgtorch.gradient_check import check_gradient
 from pgtorch.losses import policy_gradient_loss
+from pgtorch.manual_gradient import has_derivation
 from pgtorch.optimizers import OPTIMIZERS
 from pgtorch.policies import BiasPolicy, Policy
 from pgtorch.rollout import RolloutCollector
 from pgtorch.run_folder import create_run_folder
-from pgtorch.verification import check_gradient
 
 
 class Trainer:
@@ -42,6 +43,11 @@ class Trainer:
         self.config = config
         self.env = gym.make_vec(config.env_id, num_envs=config.num_envs, **config.env_kwargs)
         self.policy = policy or make_policy(self.env)
+        if config.check_gradient and not has_derivation(self.policy):
+            raise TypeError(
+                f"check_gradient must be 0 for {type(self.policy).__name__}: there is no derivation by hand for it, "
+                "only for BiasPolicy and MLPPolicy"
+            )
         self.optimizer = OPTIMIZERS[config.optimizer](self.policy.parameters(), config.learning_rate)
         self.collector = RolloutCollector(self.env, config.num_steps, config.seed)
         self.num_updates = 0
@@ -84,7 +90,8 @@ class Trainer:
             if parameter.grad is not None
         ]
         logged = {"gradient/norm": math.hypot(*norms)}
-        if self.config.check_gradient:
+        every = self.config.check_gradient
+        if every and self.num_updates % every == 0:
             logged |= check_gradient(self.policy, observation, action, multiplier, self.num_env_steps)
         return logged
 

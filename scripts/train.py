@@ -6,16 +6,14 @@ import gc
 
 gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
 
-import contextlib
-import io
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import tyro
+from command_line import FAILED, WRONG_INPUT, complain, parse
 from tqdm import tqdm
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
@@ -24,13 +22,12 @@ from pgtorch import GradientMismatchError, SetupError, TrainConfig, TrainResult,
 gc.freeze()
 gc.enable()
 
-FAILED, WRONG_INPUT = 1, 2  # exit status: the run failed; the user asked for what cannot be
 REDRAW_SECONDS = 0.1
 
 
 def main() -> int:
     """Parse, train, print."""
-    config = parse_config(sys.argv[1:])
+    config = parse_config()
     try:
         with tqdm(total=config.num_updates, unit="update", delay=1e-6) as bar:
             result = train(config, callback=Progress(bar, config.num_updates))
@@ -42,18 +39,11 @@ def main() -> int:
     return 0
 
 
-def parse_config(arguments: list[str]) -> TrainConfig:
-    """Flags to settings. Wrong ones are told in one line on stderr, and the process ends with status 2."""
+def parse_config() -> TrainConfig:
+    """Flags to settings."""
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(json_object)
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(TrainConfig, args=arguments, description=__doc__, registry=registry)
-    except SystemExit as end:
-        if end.code:
-            complain(unboxed(message.getvalue()), WRONG_INPUT)
-        raise
+    return parse(TrainConfig, __doc__, registry)
 
 
 def json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
@@ -75,18 +65,6 @@ def read_object(text: list[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {text[0]}")  # noqa: TRY004 -- tyro reports a ValueError
     return value
-
-
-def unboxed(message: str) -> str:
-    """The first paragraph of tyro's message, without the box around it."""
-    lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
-    return re.split(r"\n─", "\n".join(lines))[0]
-
-
-def complain(message: str, status: int) -> int:
-    """Print an error in one line; give its exit status back."""
-    print(f"train.py: error: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 class Progress:

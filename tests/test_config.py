@@ -33,7 +33,7 @@ def test_defaults_are_the_lesson():
         ({"env_id": 3}, TypeError, "env_id must be a str, got 3"),
         ({"env_kwargs": []}, TypeError, r"env_kwargs must be a dict, got \[\]"),
         ({"pictures": 1}, TypeError, "pictures must be a bool, got 1"),
-        ({"check_gradient": "yes"}, TypeError, "check_gradient must be a bool, got 'yes'"),
+        ({"check_gradient": -1}, ValueError, "check_gradient must be at least 0, got -1"),
     ],
 )
 def test_refuses_what_is_out_of_range(settings, error, message):

@@ -6,7 +6,7 @@ import sys
 import pytest
 from gymnasium.vector import AutoresetMode
 
-import pgtorch.verification
+import pgtorch.gradient_check
 from pgtorch import BiasPolicy, GradientMismatchError, SetupError, TrainConfig, Trainer, train
 from pgtorch.metrics import read_metrics
 
@@ -85,7 +85,7 @@ def test_same_seed_same_numbers_in_another_process(tmp_path):
 
 def test_watching_changes_nothing(tmp_path):
     ends = set()
-    for number, settings in enumerate([{}, {"pictures": False}, {"check_gradient": False}]):
+    for number, settings in enumerate([{}, {"pictures": False}, {"check_gradient": 0}]):
         config = TrainConfig(num_updates=30, run_dir=tmp_path / str(number), **settings)
         ends.add(train(config, callback=lambda update, logged: None).policy.bias.item())
     assert len(ends) == 1
@@ -109,14 +109,14 @@ def test_trains_the_policy_it_is_given(tmp_path):
 
 
 def test_a_wrong_gradient_stops_the_run(tmp_path, monkeypatch):
-    right, calls = pgtorch.verification.manual_gradient, []
+    right, calls = pgtorch.gradient_check.manual_gradient, []
 
     def wrong_at_the_tenth(*arguments):
         calls.append(arguments)
         gradient = right(*arguments)
         return {"bias": -gradient["bias"]} if len(calls) == 10 else gradient
 
-    monkeypatch.setattr(pgtorch.verification, "manual_gradient", wrong_at_the_tenth)
+    monkeypatch.setattr(pgtorch.gradient_check, "manual_gradient", wrong_at_the_tenth)
     policy = BiasPolicy()
     with pytest.raises(GradientMismatchError, match=r"step 10, .*hunger.*gradient of bias by autograd .*, manual "):
         train(TrainConfig(run_dir=tmp_path / "run", **SHORT), policy=policy)
@@ -126,8 +126,8 @@ def test_a_wrong_gradient_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_gradient_check_can_be_switched_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(pgtorch.verification, "manual_gradient", None)
-    result = train(TrainConfig(check_gradient=False, run_dir=tmp_path / "run", **SHORT))
+    monkeypatch.setattr(pgtorch.gradient_check, "manual_gradient", None)
+    result = train(TrainConfig(check_gradient=0, run_dir=tmp_path / "run", **SHORT))
     assert not any("gradient/manual" in line for line in read_metrics(result.run_dir))
 
 

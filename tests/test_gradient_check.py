@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-import pgtorch.verification
+import pgtorch.gradient_check
 from pgtorch import BiasPolicy, GradientMismatchError, manual_gradient, policy_gradient_loss
-from pgtorch.verification import check_gradient
+from pgtorch.gradient_check import check_gradient
 
 
 def visits(count=1):
@@ -59,7 +59,7 @@ def test_stops_at_a_wrong_derivation(monkeypatch, fault):
         return {"bias": fault(manual_gradient(*arguments)["bias"])}
 
     policy, *visit = visits()
-    monkeypatch.setattr(pgtorch.verification, "manual_gradient", wrong)
+    monkeypatch.setattr(pgtorch.gradient_check, "manual_gradient", wrong)
     with pytest.raises(GradientMismatchError):
         check_gradient(policy, *visit, step=1)
 

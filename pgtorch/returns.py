@@ -1,0 +1,192 @@
+"""What multiplies log pi: pure functions over T steps of N environments, tensors [T, N].
+
+Common arguments:
+
+    reward       float [T, N]
+    terminated   bool [T, N], the episode ended by its own rules: nothing comes after, its future is worth 0
+    truncated    bool [T, N], it was cut off: its future is worth `next_value`; where both are set, terminated wins
+    next_value   float [T, N], value of the observation that the step led to: the episode's *final* observation where it
+                 ended, not the first one of the next; zeros where no value is known
+    valid        bool [T, N], False on filler rows (autoreset mode NEXT_STEP); filler gives 0 and passes nothing on
+    discount     gamma in [0, 1]
+
+Where the last step of a rollout does not end an episode, its future is worth `next_value` as after a truncation. Sums
+are accumulated in float64 and given back in the dtype of `reward`. Nothing here changes its arguments.
+
+The policy gradient is the expectation of the sum over t of grad log pi(a_t | s_t) times one of these. Each docstring
+says whether that leaves it unbiased, and `scripts/verify.py` shows it by enumeration.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reward_to_go(
+    reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, valid: Tensor, discount: float
+) -> Tensor:
+    """Discounted sum of the rewards from this step on: what this action can still change.
+
+        R_t = r_t + gamma * R_t+1,    R_t+1 = 0 after a termination, next_value_t after a truncation
+
+    Unbiased where weighted by `discount_weight`, where the future after a cut is known exactly, and where T covers the
+    episode. Practice leaves the weight out, which biases it where gamma < 1 (Nota and Thomas, 2020).
+
+    Returns:
+        [T, N].
+
+    Raises:
+        ValueError: Where shapes differ or the discount is outside [0, 1].
+
+    Source: Sutton et al. (2000), theorem 1; Williams (1992) for the episodic case.
+    """
+    _check(discount, reward, terminated, truncated, next_value, valid)
+    result, future = torch.zeros_like(reward), next_value[-1].double()
+    for t in reversed(range(len(reward))):
+        future = torch.where(truncated[t], next_value[t].double(), future)
+        future = torch.where(terminated[t], 0.0, future)
+        future = torch.where(valid[t], reward[t].double() + discount * future, future)
+        result[t] = future
+    return result * valid
+
+
+def episode_return(reward: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
+    """Discounted sum of all rewards of the episode that a step belongs to, the same at each of its steps.
+
+        G = r_0 + gamma r_1 + gamma^2 r_2 + ...
+
+    Unbiased where T covers the episode; noisier than `reward_to_go`, since it also counts what an action cannot change.
+
+    Returns:
+        [T, N]. Of an episode that began before the rollout or goes on after it, what the rollout saw.
+
+    Raises:
+        ValueError: Where shapes differ or the discount is outside [0, 1].
+
+    Source: Williams (1992), section 5 (episodic REINFORCE).
+    """
+    _check(discount, reward, terminated, truncated, valid)
+    ended = terminated | truncated
+    weighted = reward.double() * discount_weight(terminated, truncated, valid, discount) * valid
+    so_far, sums = torch.zeros_like(weighted[0]), torch.zeros_like(weighted)
+    for t in range(len(reward)):
+        so_far = so_far + weighted[t]
+        sums[t] = so_far
+        so_far = torch.where(ended[t], 0.0, so_far)
+    whole = sums[-1]
+    for t in reversed(range(len(reward))):
+        whole = torch.where(ended[t], sums[t], whole)
+        sums[t] = whole
+    return (sums * valid).to(reward.dtype)
+
+
+def discount_weight(terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
+    """gamma^k for the k-th step of an episode, k from 0: how much the objective counts a state.
+
+    Times `reward_to_go` it gives the gradient of the discounted objective without bias.
+
+    Returns:
+        float64 [T, N]; the first step of the rollout counts as the first of its episode.
+
+    Raises:
+        ValueError: Where shapes differ or the discount is outside [0, 1].
+
+    Source: Sutton et al. (2000), the discounted state weighting d(s).
+    """
+    _check(discount, terminated, truncated, valid)
+    ended = terminated | truncated
+    weight, result = (
+        torch.ones(terminated.shape[1:], dtype=torch.float64),
+        torch.zeros(terminated.shape, dtype=torch.float64),
+    )
+    for t in range(len(terminated)):
+        result[t] = weight
+        weight = torch.where(ended[t], 1.0, torch.where(valid[t], weight * discount, weight))
+    return result
+
+
+def generalized_advantage(
+    reward: Tensor,
+    value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    next_value: Tensor,
+    valid: Tensor,
+    discount: float,
+    smoothing: float,
+) -> Tensor:
+    """Generalised advantage estimation: reward-to-go minus value, with a tunable trust in the values.
+
+        delta_t = r_t + gamma * next_value_t - value_t    (next_value_t counts 0 after a termination)
+        A_t = delta_t + gamma * lambda * A_t+1            (0 after the end of an episode)
+
+    With lambda = 1 it is `reward_to_go` minus `value`: as unbiased as that. With lambda < 1 it is biased by as much as
+    the values are wrong, for less variance.
+
+    `value` is the value of the observation that the action was chosen at, [T, N]; `smoothing` is lambda, in [0, 1].
+
+    Returns:
+        Advantages, [T, N].
+
+    Raises:
+        ValueError: Where shapes differ, or discount or smoothing is outside [0, 1].
+
+    Source: Schulman et al. (2016), equation 16.
+    """
+    _check(discount, reward, value, terminated, truncated, next_value, valid)
+    _check(smoothing)
+    ended = terminated | truncated
+    delta = reward.double() + discount * torch.where(terminated, 0.0, next_value.double()) - value.double()
+    keep = torch.where(ended, 0.0, discount * smoothing).double()
+    advantage, result = torch.zeros_like(delta[0]), torch.zeros_like(delta)
+    for t in reversed(range(len(reward))):
+        advantage = torch.where(valid[t], delta[t] + keep[t] * advantage, advantage)
+        result[t] = advantage
+    return (result * valid).to(reward.dtype)
+
+
+def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
+    """Multiplier minus its mean over the valid rows: a constant baseline, taken from the batch itself.
+
+    Biased by a factor of 1 - 1/B where rows are independent, since a row's own return is part of the mean.
+
+    Returns:
+        [T, N]; 0 on filler rows.
+
+    Source: Williams (1992), section 3 (reinforcement baseline).
+    """
+    _check(0.0, multiplier, valid)
+    mean = multiplier[valid].double().mean()
+    return ((multiplier - mean) * valid).to(multiplier.dtype)
+
+
+def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
+    """Advantages minus their mean, over their standard deviation, both over the valid rows.
+
+    Biased: the direction keeps but for the share of `subtract_mean`, the length becomes that of the batch's noise.
+
+    Returns:
+        [T, N]; 0 on filler rows, and everywhere where all valid advantages are equal.
+
+    Raises:
+        ValueError: Where fewer than two rows are valid: one number has no standard deviation.
+    """
+    _check(0.0, advantage, valid)
+    kept = advantage[valid].double()
+    if kept.numel() < 2:  # noqa: PLR2004
+        raise ValueError(f"standardise needs at least two valid rows, got {kept.numel()}")
+    centred = (advantage - kept.mean()) * valid
+    deviation = kept.std()
+    if deviation <= torch.finfo(advantage.dtype).eps * kept.abs().max():  # equal but for rounding
+        return torch.zeros_like(advantage)
+    return (centred / deviation).to(advantage.dtype)
+
+
+def _check(share: float, *tensors: Tensor) -> None:
+    """A discount or smoothing within [0, 1], and tensors of one shape [T, N] with T of at least 1."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"discount and smoothing must be in [0, 1], got {share}")
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1 or any(len(shape) != 2 or shape[0] < 1 for shape in shapes):  # noqa: PLR2004
+        raise ValueError(f"all tensors must have one shape [T, N], got {sorted(map(list, shapes))}")

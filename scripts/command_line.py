@@ -1,0 +1,43 @@
+"""What the scripts share: flags from a function or dataclass, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+FAILED, WRONG_INPUT = 1, 2  # exit status: the work failed; the user asked for what cannot be
+
+T = TypeVar("T")
+
+
+def parse(
+    target: Callable[..., T], description: str | None, registry: tyro.constructors.ConstructorRegistry | None = None
+) -> T:
+    """Call `target` with the flags. Wrong ones are told in one line on stderr; the process ends with status 2."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(target, description=description, registry=registry)
+    except SystemExit as end:
+        if end.code:
+            complain(_unboxed(message.getvalue()), WRONG_INPUT)
+        raise
+
+
+def complain(message: str, status: int) -> int:
+    """Print an error in one line; give its exit status back."""
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _unboxed(message: str) -> str:
+    """The first paragraph of tyro's message, without the box around it."""
+    lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
+    return re.split(r"\n─", "\n".join(lines))[0]
