@@ -138,7 +138,7 @@ def generalized_advantage(
     _check(smoothing)
     ended = terminated | truncated
     delta = reward.double() + discount * torch.where(terminated, 0.0, next_value.double()) - value.double()
-    keep = torch.where(ended, 0.0, discount * smoothing).double()
+    keep = (~ended).double() * (discount * smoothing)
     advantage, result = torch.zeros_like(delta[0]), torch.zeros_like(delta)
     for t in reversed(range(len(reward))):
         advantage = torch.where(valid[t], delta[t] + keep[t] * advantage, advantage)

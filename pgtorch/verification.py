@@ -63,6 +63,8 @@ def policy_rows(subject: str, policy: Policy, observation_space: gym.Space[Any],
         yield _autograd_against_manual(subject, copy.deepcopy(policy).to(dtype), observation_space)
     policy = policy.double()
     yield _autograd_against_finite_differences(subject, policy, observation_space)
+    yield _multiplier_is_a_constant(subject, policy, observation_space)
+    yield _broadcast_is_refused(subject, policy, observation_space)
     yield _probabilities_sum_to_one(subject, policy, observation_space)
     yield from _samples_against_log_prob(subject, policy, observation_space)
 
@@ -115,6 +117,28 @@ def _autograd_against_finite_differences(subject: str, policy: Policy, space: gy
     return Row(subject, "autograd against finite differences", error, 1e-7, "relative", note)
 
 
+def _multiplier_is_a_constant(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+    """A multiplier may depend on parameters, as an advantage does on a critic: the loss must give it no gradient."""
+    observation, action, multiplier = _batch(policy, space, 32)
+    multiplier.requires_grad_()
+    loss = policy_gradient_loss(policy.log_prob(observation, action), multiplier)
+    (leak,) = torch.autograd.grad(loss, [multiplier], allow_unused=True)
+    return Row(subject, "gradient into the multiplier", 0.0 if leak is None else leak.norm().item(), 0.0, "absolute")
+
+
+def _broadcast_is_refused(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+    """[B] times [B, 1] would give [B, B], whose gradient is that of the mean reward."""
+    observation, action, multiplier = _batch(policy, space, 3)
+    accepted = 0
+    for shape in ((3, 1), (1, 3), (1,), ()):
+        try:
+            policy_gradient_loss(policy.log_prob(observation, action), multiplier[0].expand(shape))
+        except ValueError:
+            continue
+        accepted += 1
+    return Row(subject, "shapes that broadcast and are accepted", float(accepted), 0.0, "shapes")
+
+
 def _probabilities_sum_to_one(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
     check, observation = "probabilities sum to 1", _observations(space, 16, torch.float64)
     actions = _all_actions(policy, observation)
@@ -130,8 +154,12 @@ def _probabilities_sum_to_one(subject: str, policy: Policy, space: gym.Space[Any
 def _samples_against_log_prob(subject: str, policy: Policy, space: gym.Space[Any]) -> Iterator[Row]:
     """Where samples come from pi, the mean of grad log pi is 0, and that of -log pi is the entropy."""
     scores, surprises, rows, batches = [], [], 20_000, 64
-    observation = _observations(space, 1, torch.float64).expand(rows, *([-1] * len(_observations(space, 1).shape[1:])))
-    entropy = policy.evaluate(observation[:1], policy.sample(observation[:1]))[1].detach()
+    states = _observations(space, 1024, torch.float64)
+    likely = policy.evaluate(states, policy.sample(states))[1].argsort(descending=True)
+    states = states[likely[:16]]  # where the policy is least certain: a saturated one shows no fault of its sampler
+    observation = states.repeat_interleave(rows // len(states), dim=0)
+    rows = len(observation)
+    entropy = policy.evaluate(states, policy.sample(states))[1].detach().mean().reshape(1)
     for _ in range(batches):
         action = policy.sample(observation)
         log_prob = policy.log_prob(observation, action)

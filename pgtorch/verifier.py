@@ -68,6 +68,26 @@ def restaurant_rows(subject: str, policy: BiasPolicy, env_id: str, kwargs: dict[
     )
 
 
+def rollout_rows(subject: str, seed: int) -> Iterator[Row]:
+    """CartPole-v1, which pays 1 a step and resets itself in steps of their own, paying 0: none of these is a row.
+
+    Args:
+        subject: What the rows are about.
+        seed: Of everything that is drawn.
+    """
+    torch.manual_seed(seed)
+    env = gym.make_vec("CartPole-v1", num_envs=16)
+    collector = RolloutCollector(env, 128, seed)
+    rollout = collector.collect(MLPPolicy(env.single_observation_space, env.single_action_space, ()))
+    env.close()
+    rewards = rollout.rows(rollout.reward)
+    ended = collector.episodes.take()
+    note = f"{len(rewards):,} rows, {0 if ended is None else len(ended[0])} episodes"
+    yield Row(subject, "filler among the rows", float((rewards == 0).sum()), 0.0, "rows", note)
+    wrong = 0.0 if ended is None else float(np.abs(ended[0] - ended[1]).max())  # paid 1 a step: return is length
+    yield Row(subject, "return against length of episodes", wrong, 0.0, "absolute", note)
+
+
 def mdp_rows(subject: str, policy: Policy, mdp: FiniteMDP, horizon: int, episodes: int, seed: int) -> Iterator[Row]:
     """A policy in a finite MDP against the solution of its linear equations.
 
@@ -294,6 +314,7 @@ def shipped_rows(seed: int, episodes: int) -> Iterator[Row]:
     yield from rows(BiasPolicy(), restaurant, seed, episodes)
     graded = {"reward_scheme": "graded", "hungry_above": 0.3, "large_portion_probability": (0.3, 0.6)}
     yield from restaurant_rows("BiasPolicy, Restaurant-v0 graded", BiasPolicy(weight=7.0), restaurant, graded, seed)
+    yield from rollout_rows("Rollout, CartPole-v1", seed)
     box = spaces.Box(-1.0, 1.0, (5,))
     for space in (
         spaces.Discrete(4, start=2),

@@ -10,10 +10,11 @@ import gc
 gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
 
 import importlib
-import json as json_module
+import inspect
+import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -29,46 +30,61 @@ gc.freeze()
 gc.enable()
 
 
-def verify(
-    policy: str | None = None, env_id: str | None = None, json: bool = False, seed: int = 0, episodes: int = 100_000
-) -> int:
-    """Verify gradients.
+@dataclass(frozen=True)
+class Arguments:
+    """Flags."""
 
-    Args:
-        policy: What to verify: bias, mlp, or module:Class of your own; the default fits the environment.
-        env_id: Gymnasium id of the environment to verify it in; the default is Restaurant-v0.
-        json: Print a JSON list of rows instead of a table.
-        seed: Of everything that is drawn.
-        episodes: Episodes that are sampled where the exact gradient is known, at least 200.
+    policy: str | None = None
+    """What to verify: bias, mlp, or module:Class of your own; the default fits the environment."""
 
-    Returns:
-        The exit status.
-    """
+    env_id: str | None = None
+    """Gymnasium id of the environment to verify it in; the default is Restaurant-v0."""
+
+    json: bool = False
+    """Print a JSON list of rows instead of a table."""
+
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    episodes: int = 100_000
+    """Episodes that are sampled where the exact gradient is known, at least 200."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.episodes < 200:  # noqa: PLR2004
+            raise ValueError(f"episodes must be at least 200, got {self.episodes}")
+
+
+def main() -> int:
+    """Parse, verify, print."""
+    arguments = parse(Arguments, __doc__)
     torch.set_num_threads(1)
     try:
-        found = (
-            shipped_rows(seed, episodes) if policy is env_id is None else chosen_rows(policy, env_id, seed, episodes)
-        )
-        done = [show(row, json) for row in found]
+        done = [show(row, arguments.json) for row in wanted_rows(arguments)]
     except (ValueError, TypeError, ImportError, AttributeError, gym.error.Error) as error:
         return complain(str(error), WRONG_INPUT)
     failed = sum(row.status == "FAIL" for row in done)
-    if json:
-        print(json_module.dumps([asdict(row) | {"status": row.status} for row in done], indent=1))
+    if arguments.json:
+        print(json.dumps([asdict(row) | {"status": row.status} for row in done], indent=1))
     else:
         print(f"{len(done)} rows, {failed} failed")
     return FAILED if failed else 0
 
 
-def chosen_rows(policy: str | None, env_id: str | None, seed: int, episodes: int) -> Iterator[Row]:
-    """The rows of one policy in one environment."""
+def wanted_rows(arguments: Arguments) -> Iterator[Row]:
+    """All rows, or those of one policy in one environment."""
+    name, env_id = arguments.policy, arguments.env_id
+    if name is None and env_id is None:
+        return shipped_rows(arguments.seed, arguments.episodes)
     env_id = env_id or "restaurant_env:Restaurant-v0"
-    if policy is None:
-        policy = "bias" if env_id.endswith("Restaurant-v0") else "mlp"
+    if name is None:
+        name = "bias" if env_id.endswith("Restaurant-v0") else "mlp"
     env = gym.make(env_id)
-    spaces = env.observation_space, env.action_space
+    policy = make_policy(name, env.observation_space, env.action_space)
     env.close()
-    return rows(make_policy(policy, *spaces), env_id, seed, episodes)
+    return rows(policy, env_id, arguments.seed, arguments.episodes)
 
 
 def make_policy(name: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Policy:
@@ -82,23 +98,22 @@ def make_policy(name: str, observation_space: gym.Space[Any], action_space: gym.
         raise ValueError(f"policy must be bias, mlp or module:Class, got {name!r}")
     sys.path.insert(0, "")  # a module beside the user, as python -m would find it
     made = getattr(importlib.import_module(module), attribute)
-    try:
-        policy = made(observation_space, action_space)
-    except TypeError:
-        policy = made()
-    if not isinstance(policy, Policy):
-        raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {made!r}")
+    if not (isinstance(made, type) and issubclass(made, Policy)):
+        raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
+    takes_spaces = inspect.signature(made).parameters
+    policy: Policy = made(observation_space, action_space) if takes_spaces else made()
     return policy
 
 
-def show(row: Row, json: bool) -> Row:
+def show(row: Row, as_json: bool) -> Row:
     """Print a row of the table, and give it back."""
-    if not json:
+    if not as_json:
         value = "" if row.value is None else f"{row.value:.3g}"
         limit = "" if row.value is None or row.known_bias else f"<= {row.limit:g}"
-        print(f"{row.status}  {row.subject:33}{row.check:48}{value:>9} {limit:9} {row.unit:16}{row.note}", flush=True)
+        line = f"{row.status}  {row.subject:33}{row.check:48}{value:>9} {limit:9} {row.unit:16}{row.note}"
+        print(line.rstrip(), flush=True)
     return row
 
 
 if __name__ == "__main__":
-    sys.exit(parse(verify, None))
+    sys.exit(main())

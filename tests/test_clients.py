@@ -44,7 +44,7 @@ def sigmoid(z):
 
 
 def test_plain_loop_learns_the_bias_of_the_lesson():
-    """Learning rate 1: the bias hovers around -10; its mean over the last 1,000 visits has a standard deviation of 0.25."""
+    """Learning rate 1: the bias hovers around -10; the mean of the last 1,000 has a standard deviation of 0.25."""
     env, rng = gym.make("Restaurant-v0"), np.random.default_rng(0)
     bias, biases = 0.0, []
     observation, _ = env.reset(seed=0)

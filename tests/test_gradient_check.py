@@ -1,8 +1,9 @@
 import pytest
 import torch
+from gymnasium import spaces
 
 import pgtorch.gradient_check
-from pgtorch import BiasPolicy, GradientMismatchError, manual_gradient, policy_gradient_loss
+from pgtorch import BiasPolicy, GradientMismatchError, MLPPolicy, manual_gradient, policy_gradient_loss
 from pgtorch.gradient_check import check_gradient
 
 
@@ -22,6 +23,7 @@ def test_gives_both_numbers_and_their_difference():
         "gradient/autograd": policy.bias.grad.item(),
         "gradient/manual": manual_gradient(policy, *visit)["bias"].item(),
         "gradient/absolute_difference": 0.0,
+        "gradient/difference_in_units_of_u_c": 0.0,
     }
 
 
@@ -69,3 +71,36 @@ def test_shows_the_first_of_many_visits():
     policy.bias.grad = policy.bias.grad + 1
     with pytest.raises(GradientMismatchError, match="and 96 more"):
         check_gradient(policy, *visit, step=100)
+
+
+def network(dtype=torch.float32):
+    torch.manual_seed(0)
+    policy = MLPPolicy(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)).to(dtype)
+    observation = torch.randn(50, 3, dtype=dtype)
+    action, multiplier = policy.sample(observation), torch.randn(50, dtype=dtype)
+    policy_gradient_loss(policy.log_prob(observation, action), multiplier).backward()
+    return policy, observation, action, multiplier
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_may_differ_by_rounding(dtype):
+    policy, *batch = network(dtype)
+    logged = check_gradient(policy, *batch, step=1)
+    assert 0 < logged["gradient/difference_in_units_of_u_c"] < 8
+    assert logged["gradient/absolute_difference"] > 0
+    assert "gradient/manual" not in logged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_may_not_differ_by_more(dtype):
+    policy, *batch = network(dtype)
+    policy.layers[1].weight.grad *= 1.0001 if dtype is torch.float32 else 1 + 1e-12
+    with pytest.raises(GradientMismatchError, match=r"step 9, .*gradient of layers\.1\.weight .* u C apart"):
+        check_gradient(policy, *batch, step=9)
+
+
+def test_a_parameter_without_gradient_counts_as_zero():
+    policy, *batch = network()
+    policy.layers[0].bias.grad = None
+    with pytest.raises(GradientMismatchError, match=r"gradient of layers\.0\.bias"):
+        check_gradient(policy, *batch, step=1)

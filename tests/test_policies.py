@@ -1,13 +1,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 from torch.distributions import Categorical
 
-from pgtorch import BiasPolicy
-from pgtorch.policies import Policy
+from pgtorch import BiasPolicy, MLPPolicy, Policy
 
 
 def test_bias_policy_starts_as_the_lesson_does():
@@ -115,3 +116,70 @@ def test_a_subclass_needs_only_a_distribution():
     assert policy.evaluate(hunger, action)[1].shape == (6,)
     with pytest.raises(NotImplementedError, match="Policy must define distribution"):
         Policy().sample(hunger)
+
+
+BOX = spaces.Box(-1.0, 1.0, (4,))
+
+
+@pytest.mark.parametrize(
+    ("action_space", "shape", "outputs"),
+    [
+        (spaces.Discrete(3, start=-1), (), 3),
+        (spaces.MultiDiscrete([2, 3], start=[0, 5]), (2,), 5),
+        (spaces.MultiBinary(4), (4,), 4),
+        (spaces.Box(-1.0, 1.0, (2,)), (2,), 2),
+    ],
+)
+def test_network_acts_in_its_space(action_space, shape, outputs):
+    torch.manual_seed(0)
+    policy, observation = MLPPolicy(BOX, action_space), torch.randn(500, 4)
+    assert policy(observation).shape == (500, outputs)
+    action = policy.sample(observation)
+    assert action.shape == (500, *shape)
+    assert not action.requires_grad
+    if not isinstance(action_space, spaces.Box):
+        assert all(action_space.contains(row) for row in action.numpy().astype(action_space.dtype))
+        assert len(np.unique(action.numpy(), axis=0)) == np.prod(getattr(action_space, "nvec", 16 if shape else 3))
+    log_prob, entropy = policy.evaluate(observation, action)
+    assert log_prob.shape == entropy.shape == (500,)
+    log_prob.sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+
+
+def test_network_starts_near_uniform():
+    torch.manual_seed(0)
+    policy = MLPPolicy(BOX, spaces.Discrete(3))
+    assert (policy.distribution(torch.randn(100, 4)).probs - 1 / 3).abs().max() < 0.02
+
+
+def test_network_is_layers_of_tanh():
+    policy = MLPPolicy(BOX, spaces.Discrete(3), hidden_sizes=(5,))
+    (first, last), observation = policy.layers, torch.randn(7, 4)
+    expected = torch.tanh(observation @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    torch.testing.assert_close(policy(observation), expected)
+    assert len(MLPPolicy(BOX, spaces.Discrete(3), hidden_sizes=()).layers) == 1
+
+
+def test_discrete_observations_become_one_hot():
+    policy = MLPPolicy(spaces.Discrete(6, start=10), spaces.Discrete(2), ())
+    states = torch.arange(10, 16)
+    assert torch.equal(policy.features(states), torch.eye(6))
+    assert torch.equal(policy(states), policy(torch.eye(6)))
+
+
+def test_observations_of_any_shape_are_flattened():
+    policy = MLPPolicy(spaces.Box(0, 1, (2, 3)), spaces.Discrete(2))
+    observation = torch.rand(5, 2, 3)
+    assert torch.equal(policy(observation), policy(observation.flatten(1)))
+
+
+@pytest.mark.parametrize("action_space", [spaces.Text(3), spaces.Graph(BOX, BOX), spaces.Box(-1.0, 1.0, (2, 2))])
+def test_network_refuses_actions_it_cannot_draw(action_space):
+    with pytest.raises(TypeError, match=rf"action space must be .* got {type(action_space).__name__}"):
+        MLPPolicy(BOX, action_space)
+
+
+@pytest.mark.parametrize("observation_space", [spaces.Graph(BOX, BOX), spaces.Sequence(BOX)])
+def test_network_refuses_observations_it_cannot_flatten(observation_space):
+    with pytest.raises(TypeError, match=rf"observation space must flatten .* got {type(observation_space).__name__}"):
+        MLPPolicy(observation_space, spaces.Discrete(2))

@@ -124,7 +124,8 @@ def test_the_chosen_place_stands_out_and_the_other_fades(hunger):
 @pytest.mark.parametrize("action", [0, 1])
 def test_order_and_reward_are_shown(action):
     small, large = (picture(1.0, action, large_portion_probability=(size, size)) for size in (0.0, 1.0))
-    assert not np.array_equal(small[250:, HUNGER_RIGHT:REWARD_LEFT], large[250:, HUNGER_RIGHT:REWARD_LEFT])
+    for part in (np.s_[255:, HUNGER_RIGHT:200], np.s_[265:, 200:REWARD_LEFT]):  # the box of fries, and the word
+        assert not np.array_equal(small[part], large[part])
     better = changed(large, picture(1.0, action, large_portion_probability=(1.0, 1.0), reward_scale=2.0))
     assert better.top > 250
     assert better.left > REWARD_LEFT

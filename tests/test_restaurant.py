@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import inspect
 import pickle
 import re
 import subprocess
@@ -270,21 +271,13 @@ def test_rules(threshold, probability, scheme, scale):
     assert [(reward, {"large_portion": large, "hungry": hungry}) for reward, large, hungry in columns] == expected
 
 
-def test_defaults_are_the_lesson():
-    assert scalar_rewards({}) == scalar_rewards(
-        {
-            "large_portion_probability": (0.15, 0.80),
-            "hungry_above": 0.5,
-            "reward_scheme": "binary",
-            "reward_scale": 1.0,
-        }
-    )
-
-
-def scalar_rewards(settings):
-    env = RestaurantEnv(**settings)
-    env.reset(seed=4)
-    return [visit[1:] for visit in scalar_stream(env, 200)]
+@pytest.mark.parametrize("environment", BOTH)
+def test_defaults_are_the_lesson(environment):
+    parameters = inspect.signature(environment).parameters
+    assert parameters["large_portion_probability"].default == (0.15, 0.80)
+    assert parameters["hungry_above"].default == 0.5
+    assert parameters["reward_scheme"].default == "binary"
+    assert parameters["reward_scale"].default == 1.0
 
 
 def test_threshold_and_hunger_that_no_float_holds_exactly_are_equal_in_both_classes():
@@ -313,7 +306,7 @@ def assert_mean(sample, expected, deviation):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_hunger_is_uniform_and_independent_in_the_vector_environment(mode):
-    n = 100_000
+    n = 400_000
     envs = RestaurantVectorEnv(n, autoreset_mode=mode)
     first, _ = envs.reset(seed=0)
     actions = np.zeros(n, np.int64)
@@ -813,7 +806,7 @@ def arrays(value):
 def test_whoever_overwrites_an_array_spoils_nothing(mode, render_mode):
     envs, twin = (RestaurantVectorEnv(3, autoreset_mode=mode, render_mode=render_mode) for _ in range(2))
     for index in range(8):
-        given = {"hunger": np.array([0.125, 0.5, 0.875])} if index % 2 else {}
+        given = {"hunger": np.array([0.125, 0.5, 0.875], np.float32)} if index % 2 == 0 else {}
         if index in {4, 5}:
             given["reset_mask"] = np.array([True, False, True])
         expected = twin.reset(seed=index, options=copy.deepcopy(given))

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import pgtorch.gradient_check
-from pgtorch import BiasPolicy, GradientMismatchError, SetupError, TrainConfig, Trainer, train
+from pgtorch import BiasPolicy, GradientMismatchError, MLPPolicy, SetupError, TrainConfig, Trainer, train
 from pgtorch.metrics import read_metrics
 
 SHORT = {"num_updates": 40, "pictures": False}
@@ -123,6 +123,26 @@ def test_a_wrong_gradient_stops_the_run(tmp_path, monkeypatch):
     lines = read_metrics(tmp_path / "run")
     assert len(lines) == 9  # the files were closed, and the tenth step was not taken
     assert policy.bias.item() == lines[-1]["policy/bias"]
+
+
+def test_a_network_is_checked_every_k_updates(tmp_path):
+    policy = MLPPolicy(spaces.Box(0, 1, (1,)), spaces.Discrete(2), (8,))
+    config = TrainConfig(check_gradient=3, num_envs=8, learning_rate=0.1, run_dir=tmp_path / "run", **SHORT)
+    lines = read_metrics(train(config, policy=policy).run_dir)
+    units = {line["update"]: line.get("gradient/difference_in_units_of_u_c") for line in lines}
+    assert [update for update, unit in units.items() if unit is not None] == list(range(3, 41, 3))
+    assert all(unit < 32 for unit in units.values() if unit is not None)
+    assert any(unit for unit in units.values())
+
+
+def test_a_policy_without_derivation_says_so(tmp_path):
+    class Mine(BiasPolicy):
+        """No derivation by hand."""
+
+    with pytest.raises(SetupError, match="check_gradient must be 0 for Mine: there is no derivation by hand"):
+        train(TrainConfig(run_dir=tmp_path / "run", **SHORT), policy=Mine())
+    assert not list(tmp_path.iterdir())
+    train(TrainConfig(check_gradient=0, run_dir=tmp_path / "run", **SHORT), policy=Mine())
 
 
 def test_gradient_check_can_be_switched_off(tmp_path, monkeypatch):

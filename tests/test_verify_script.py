@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+MINE = """
+from gymnasium import spaces
+from torch import nn
+from torch.distributions import Categorical
+from pgtorch import Policy
+
+class Right(Policy):
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.layer = nn.Linear(spaces.flatdim(observation_space), int(action_space.n))
+
+    def distribution(self, observation):
+        return Categorical(logits=self.layer(observation))
+
+class Wrong(Right):
+    def log_prob(self, observation, action):
+        return super().log_prob(observation, action) * 1.01
+"""
+
+
+def test_everything_shipped_passes(run_script, tmp_path):
+    done = run_script("verify.py", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["status"] for row in rows} == {"PASS", "SKIP", "BIAS"}
+    subjects = {row["subject"].partition(",")[0] for row in rows}
+    assert subjects == {"BiasPolicy", "MLPPolicy", "Rollout"}
+    assert all(row["note"] for row in rows if row["status"] == "SKIP")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_for_people(run_script, tmp_path):
+    done = run_script("verify.py", "--env-id", "Restaurant-v0", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "PASS  BiasPolicy, Restaurant-v0" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("rows, 0 failed")
+
+
+@pytest.mark.parametrize(("name", "status"), [("Right", 0), ("Wrong", 1)])
+def test_a_policy_of_ones_own(run_script, tmp_path, name, status):
+    (tmp_path / "mine.py").write_text(MINE)
+    flags = ["--policy", f"mine:{name}", "--env-id", "FrozenLake-v1", "--episodes", 1000]
+    done = run_script("verify.py", *flags, cwd=tmp_path)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("FAIL" in done.stdout) == bool(status)
+    assert "there is no derivation by hand" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--policy nowhere:Mine", "nowhere"),
+        ("--policy mine", "module:Class"),
+        ("--policy json:loads", "json"),
+        ("--env-id Nowhere-v0", "Nowhere"),
+        ("--episodes 3", "episodes must be at least 200, got 3"),
+        ("--seed -1", "seed must be at least 0, got -1"),
+        ("--spice 1", "--spice"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(run_script, tmp_path, flags, named):
+    done = run_script("verify.py", *flags.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert named in done.stderr
