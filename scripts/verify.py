@@ -61,6 +61,7 @@ def main() -> int:
     """Parse, verify, print."""
     arguments = parse(Arguments, __doc__)
     torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
     try:
         done = [show(row, arguments.json) for row in wanted_rows(arguments)]
     except (ValueError, TypeError, ImportError, AttributeError, gym.error.Error) as error:

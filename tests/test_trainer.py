@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import pgtorch.gradient_check
