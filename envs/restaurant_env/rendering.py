@@ -111,7 +111,9 @@ def _draw_order(picture: Picture, visit: Visit) -> None:
             picture, centre - half + inset, bottom - height + row, centre + half - inset, bottom - height + row + 1, BOX
         )
     _write(picture, "LARGE" if visit.large else "SMALL", 250, 272, 3)
-    _write(picture, f"REWARD {visit.reward:+g}", 388, 272, 3, GOOD if visit.reward > 0 else BAD)
+    reward = f"REWARD {visit.reward:+g}".upper()
+    size = min(3, 176 // (6 * len(reward)))  # the largest that fits between the order and the edge
+    _write(picture, reward, 388, 272, size, GOOD if visit.reward > 0 else BAD)
 
 
 def _blend(colour: Colour, other: Colour, share: float) -> Colour:

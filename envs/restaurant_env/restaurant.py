@@ -52,17 +52,27 @@ def significance(hunger: Float, hungry_above: float) -> Float:
     return np.where(abs(hunger - hungry_above) > SIGNIFICANT_DISTANCE, 2.0, 1.0)
 
 
+def _array(value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:  # a ragged list
+        return np.asarray(None)
+
+
+def _number(name: str, value: Any, expected: str) -> NDArray[np.float64]:
+    """`value` as a float64 array, or an error that names it, what was expected and what came."""
+    array = _array(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    return array.astype(np.float64)
+
+
 def _in_range(name: str, value: Any, low: float, high: float) -> NDArray[np.float64]:
     """`value` as a float64 array, or an error that names it, the range and what came."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # a ragged list
-        array = np.asarray(None)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    array = _number(name, value, f"a number in [{low:g}, {high:g}]")
     if not np.all((array >= low) & (array <= high)):  # refuses NaN as well
         raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
-    return array.astype(np.float64)
+    return array
 
 
 class _Settings:
@@ -84,9 +94,9 @@ class _Settings:
         threshold = _in_range("hungry_above", hungry_above, 0, 1)
         if threshold.shape != ():
             raise ValueError(f"hungry_above must be one number in [0, 1], got {hungry_above!r}")
-        if reward_scheme not in REWARD_SCHEMES:
+        if not isinstance(reward_scheme, str) or reward_scheme not in REWARD_SCHEMES:
             raise ValueError(f"reward_scheme must be one of {REWARD_SCHEMES}, got {reward_scheme!r}")
-        scale = _in_range("reward_scale", reward_scale, 0, math.inf)
+        scale = _number("reward_scale", reward_scale, "one finite number above 0")
         if scale.shape != () or not 0 < scale < math.inf:
             raise ValueError(f"reward_scale must be one finite number above 0, got {reward_scale!r}")
         self.large_portion_probability = probability
@@ -119,6 +129,14 @@ def _checked_render_mode(render_mode: str | None) -> str | None:
         modes = RestaurantEnv.metadata["render_modes"]
         raise ValueError(f"render_mode must be None or one of {modes}, got {render_mode!r}")
     return render_mode
+
+
+def _checked_autoreset_mode(autoreset_mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(autoreset_mode)
+    except ValueError:
+        modes = [mode.value for mode in AutoresetMode]
+        raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}") from None
 
 
 def _observation_space() -> gym.Space[NDArray[np.float32]]:
@@ -238,7 +256,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
             ValueError: Where the action is not in the space.
             gymnasium.error.ResetNeeded: Where no visit has been started.
         """
-        if not self.action_space.contains(action):
+        if isinstance(action, bool) or not self.action_space.contains(action):  # True is an int, and a mask of NumPy
             raise ValueError(f"action must be 0 (Squatch) or 1 (Norm), in {self.action_space}, got {action!r}")
         if self._hunger is None or self._visit is not None:
             raise gym.error.ResetNeeded("Restaurant-v0 lasts one visit: call reset() before each step()")
@@ -293,7 +311,8 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         hungry_above: In [0, 1].
         reward_scheme: "binary" or "graded".
         reward_scale: Above 0.
-        autoreset_mode: Member of `gymnasium.vector.AutoresetMode`, or its value ("SameStep", ...).
+        autoreset_mode: Member of `gymnasium.vector.AutoresetMode`, or its value ("SameStep", ...), which keeps
+            `spec.to_json()` working.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 -- Gymnasium declares it so
@@ -316,7 +335,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         self.settings = _Settings(large_portion_probability, hungry_above, reward_scheme, reward_scale)
         self.render_mode = _checked_render_mode(render_mode)
         self.num_envs = int(num_envs)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _checked_autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = _observation_space()
         self.single_action_space = gym.spaces.Discrete(2)
@@ -327,7 +346,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         self._last: _LastVisits | None = None  # kept for render() only
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start a visit in every environment, or in those of `options["reset_mask"]`.
 
@@ -347,7 +366,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         forced = self._checked_hunger(options["hunger"]) if "hunger" in options else None
         if self._hunger is None and not mask.all():
             raise gym.error.ResetNeeded("the first reset() must reset every environment")
-        super().reset(seed=seed)  # type: ignore[arg-type]
+        super().reset(seed=seed)
         fresh = self.np_random.random(self.num_envs, np.float32) if forced is None else forced
         self._hunger = fresh if self._hunger is None else np.where(mask, fresh, self._hunger)
         self._visited = self._visited & ~mask
@@ -421,7 +440,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         return self._hunger[:, None].copy()  # [N, 1]; a copy, so that nobody outside holds the state
 
     def _checked_actions(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-        actions = np.asarray(actions)
+        actions = _array(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(
                 f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of shape {actions.shape}"
