@@ -1,25 +1,74 @@
-"""Every setting of a run, with its unit, its range and the reason for its default."""
+"""Every setting of a run, with its unit, its range and the reason for its default; and the tuned ones."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 OptimizerName = Literal["sgd", "adam"]
+PolicyName = Literal["bias", "mlp"]
+MultiplierName = Literal["reward", "return", "reward-to-go", "gae"]
+BaselineName = Literal["none", "mean", "value"]
+VectorizationName = Literal["native", "sync", "async"]
+
+LESSON = "restaurant_env:Restaurant-v0"
+
+# What suits an environment that nobody tuned for: many environments at once, advantages, everything on a scale of 1.
+GENERAL: dict[str, Any] = {
+    "policy": "mlp",
+    "optimizer": "adam",
+    "learning_rate": 3e-3,
+    "learning_rate_decay": True,
+    "num_envs": 16,
+    "num_steps": 32,
+    "num_updates": 1000,
+    "multiplier": "gae",
+    "baseline": "value",
+    "discount": 0.99,
+    "standardise": True,
+    "max_gradient_norm": 0.5,
+    "normalise_observations": True,
+    "normalise_rewards": True,
+    "check_gradient": 100,
+}
+
+# By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
+TUNED: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "num_envs": 64,
+        "learning_rate": 5e-3,
+        "num_updates": 250,
+        "normalise_observations": False,
+        "normalise_rewards": False,
+    },
+    "Acrobot-v1": {},
+    "Pendulum-v1": {"discount": 0.9, "num_updates": 2000},
+    "FrozenLake-v1": {"hidden_sizes": (), "normalise_observations": False, "entropy_coefficient": 0.01},
+}
+
+
+def settings_for(env_id: str) -> dict[str, Any]:
+    """The settings that an environment id changes from the lesson's."""
+    name = env_id.rpartition(":")[2]
+    return {} if name == LESSON.rpartition(":")[2] else {**GENERAL, **TUNED.get(name, {})}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run; the defaults are the lesson.
+    """Settings of a training run.
+
+    Defaults depend on `env_id`: the lesson's stand below, others in the tables above. What is given overrides them.
 
     Raises:
         TypeError, ValueError: At construction, where a setting is not of its type or outside its range.
     """
 
-    env_id: str = "restaurant_env:Restaurant-v0"
-    """Gymnasium id; `module:Id-v0` imports the module that registers it."""
+    env_id: str = LESSON
+    """Gymnasium id; `module:Id-v0` imports the module that registers it. The other defaults follow it."""
 
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, as JSON: '{"reward_scheme": "graded"}'."""
@@ -30,17 +79,62 @@ class TrainConfig:
     num_updates: int = 2000
     """Gradient steps, at least 1; the lesson's bias is at home after about 170."""
 
-    learning_rate: float = 1.0
-    """Step size of the optimizer, above 0."""
+    target_return: float | None = None
+    """Stop when the mean return of the last 100 episodes reaches this; none plays all updates."""
+
+    policy: PolicyName = "bias"
+    """bias: the lesson's one parameter; mlp: a network of tanh layers."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer, of policy and value function alike; none makes them linear."""
 
     optimizer: OptimizerName = "sgd"
     """sgd or adam; the lesson subtracts learning rate x gradient, which is sgd."""
+
+    learning_rate: float = 1.0
+    """Step size of the optimizer, above 0."""
+
+    learning_rate_decay: bool = False
+    """Let the learning rate fall in a straight line, to 0 after the last update."""
 
     num_envs: int = 1
     """Environments played at once, at least 1."""
 
     num_steps: int = 1
     """Steps played in each environment between two updates, at least 1."""
+
+    multiplier: MultiplierName = "reward"
+    """What multiplies log pi: reward, return, reward-to-go or gae (generalised advantage estimation)."""
+
+    baseline: BaselineName = "none"
+    """What is taken off the multiplier: none, the batch's mean, or a learned value (gae always takes the value)."""
+
+    discount: float = 1.0
+    """How much a reward counts a step later, gamma in [0, 1]."""
+
+    smoothing: float = 0.95
+    """Trust of gae in what comes against what the value promises, lambda in [0, 1]; 1 is unbiased."""
+
+    standardise: bool = False
+    """Divide multipliers by their standard deviation and take off their mean, batch by batch."""
+
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus, at least 0; keeps a policy from making up its mind too soon."""
+
+    value_coefficient: float = 0.5
+    """Weight of the value function's squared error in the loss, at least 0."""
+
+    max_gradient_norm: float | None = None
+    """Shorten the whole gradient to this norm, above 0; none leaves it."""
+
+    normalise_observations: bool = False
+    """Bring observations to mean 0 and deviation 1, by running statistics."""
+
+    normalise_rewards: bool = False
+    """Bring discounted returns to deviation 1, by running statistics; logged returns stay the environment's."""
+
+    vectorization: VectorizationName = "native"
+    """native: the environment's own vector class, sync where it has none; sync; async, a process each."""
 
     check_gradient: int = 1
     """Compare autograd's gradient with the manual one every so many updates, 0: never; a difference stops the run."""
@@ -56,23 +150,70 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting, before anything is made of it."""
+        object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", Path(self.run_dir))
         for name in ("num_updates", "num_envs", "num_steps", "num_threads"):
             _require_integer(name, getattr(self, name), 1)
         _require_integer("seed", self.seed, 0, 2**63 - 1)
         _require_integer("check_gradient", self.check_gradient, 0)
-        _require_type("pictures", self.pictures, bool)
+        for setting in fields(self):
+            if setting.type == "bool":
+                _require_type(setting.name, getattr(self, setting.name), bool)
         _require_type("env_id", self.env_id, str)
         _require_type("env_kwargs", self.env_kwargs, dict)
-        _require_above_zero("learning_rate", self.learning_rate)
-        if self.optimizer not in get_args(OptimizerName):
-            raise ValueError(f"optimizer must be one of {get_args(OptimizerName)}, got {self.optimizer!r}")
-        if self.run_dir is not None:
-            object.__setattr__(self, "run_dir", Path(self.run_dir))
+        _require_number("learning_rate", self.learning_rate, above=0)
+        for name in ("discount", "smoothing"):
+            _require_number(name, getattr(self, name), low=0, high=1)
+        for name in ("entropy_coefficient", "value_coefficient"):
+            _require_number(name, getattr(self, name), low=0)
+        if self.max_gradient_norm is not None:
+            _require_number("max_gradient_norm", self.max_gradient_norm, above=0)
+        if self.target_return is not None:
+            _require_number("target_return", self.target_return)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {**values, "run_dir": None if self.run_dir is None else str(self.run_dir)}
+        return {
+            **values,
+            "hidden_sizes": list(self.hidden_sizes),
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
+        }
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": get_args(OptimizerName),
+    "policy": get_args(PolicyName),
+    "multiplier": get_args(MultiplierName),
+    "baseline": get_args(BaselineName),
+    "vectorization": get_args(VectorizationName),
+}
+
+
+def _defaults_by_environment(generated: Callable[..., None]) -> Callable[..., None]:
+    """The dataclass's own __init__, with the defaults of the environment that it is given."""
+
+    @functools.wraps(generated)
+    def init(self: TrainConfig, env_id: str = LESSON, **settings: Any) -> None:
+        defaults = settings_for(env_id) if isinstance(env_id, str) else {}
+        generated(self, env_id, **{**defaults, **settings})
+
+    return init
+
+
+TrainConfig.__init__ = _defaults_by_environment(TrainConfig.__init__)  # type: ignore[method-assign]
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"hidden_sizes must be a sequence of integers, got {value!r}")
+    for size in value:
+        _require_integer("hidden_sizes", size, 1)
+    return tuple(value)
 
 
 def _require_type(name: str, value: Any, kind: type) -> None:
@@ -84,13 +225,16 @@ def _require_integer(name: str, value: Any, low: int, high: float = math.inf) ->
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if not low <= value <= high:
-        raise ValueError(
-            f"{name} must be at least {low}" + (f" and at most {high}" if high < math.inf else "") + f", got {value}"
-        )
+        limits = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
+        raise ValueError(f"{name} must be {limits}, got {value}")
 
 
-def _require_above_zero(name: str, value: Any) -> None:
+def _require_number(
+    name: str, value: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf
+) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value}")
+    if not (above < value < math.inf and low <= value <= high):  # refuses NaN as well
+        limits = [f"above {above:g}"] * (above > -math.inf) + [f"at least {low:g}"] * (low > -math.inf)
+        limits += [f"at most {high:g}"] * (high < math.inf)
+        raise ValueError(f"{name} must be a finite number {' and '.join(limits)}".rstrip() + f", got {value}")

@@ -29,6 +29,10 @@ class ActionDistribution(Protocol):
     def sample(self) -> Tensor:
         """One action a row, [B, *action_shape]."""
 
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest action of each row, [B, *action_shape]."""
+
 
 class Categorical:
     """One of n choices: `Discrete`.

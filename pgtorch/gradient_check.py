@@ -22,9 +22,14 @@ class GradientMismatchError(ArithmeticError):
 
 
 def check_gradient(
-    policy: nn.Module, observation: Tensor, action: Tensor, multiplier: Tensor, step: int
+    policy: nn.Module,
+    observation: Tensor,
+    action: Tensor,
+    multiplier: Tensor,
+    step: int,
+    gradient: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Compare the gradient that autograd left in the parameters with the manual one.
+    """Compare autograd's gradient with the manual one.
 
     Args:
         policy: A policy that `manual_gradient` knows, after `backward`.
@@ -32,6 +37,7 @@ def check_gradient(
         action: [B, *action_shape].
         multiplier: What each log-probability was multiplied by, [B].
         step: Environment steps so far, for the message.
+        gradient: Autograd's, by parameter name; None takes what `backward` left in the parameters.
 
     Returns:
         What is to be logged of it: the largest difference, absolute and in units of u C, and both gradients where there
@@ -41,7 +47,10 @@ def check_gradient(
         GradientMismatchError: Where the two differ by more than 32 u C, or for a `BiasPolicy` in any bit.
     """
     manual = manual_gradient(policy, observation, action, multiplier)
-    autograd = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in policy.named_parameters()}
+    autograd = gradient or {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in policy.named_parameters()
+    }
     units, worst = 0.0, ""
     if not all(torch.equal(autograd[name], manual[name]) for name in manual):
         magnitude = gradient_magnitude(policy, observation, action, multiplier)

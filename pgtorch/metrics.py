@@ -39,6 +39,7 @@ TAGS = {
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
     "loss/policy_gradient": "-mean(log pi * multiplier). No measure of progress: only its gradient means anything.",
+    "loss/value": "Mean squared error of the value function.",
     "time/env_steps_per_second": "Environment steps per second of wall clock since training began. TensorBoard only.",
 }
 

@@ -40,6 +40,11 @@ class Policy(nn.Module):
         """Actions drawn from the policy, [B, *action_shape], without gradient."""
         return self.distribution(observation).sample()
 
+    @torch.no_grad()
+    def mode(self, observation: Tensor) -> Tensor:
+        """The likeliest actions, [B, *action_shape], without gradient."""
+        return self.distribution(observation).mode
+
 
 class BiasPolicy(Policy):
     """The lesson's network: one input, one fixed weight, one bias to learn.
@@ -116,6 +121,12 @@ class BiasPolicy(Policy):
         """
         p_squatch = torch.sigmoid(-self(observation))
         return (torch.rand_like(p_squatch) >= p_squatch).long()
+
+    @torch.no_grad()
+    def mode(self, observation: Tensor) -> Tensor:
+        """The likelier place, int64 [...]; Squatch where both are as likely."""
+        logit: Tensor = self(observation)
+        return (logit > 0).long()
 
 
 class MLPPolicy(Policy):
@@ -217,3 +228,20 @@ def feed_forward(layers: nn.ModuleList, features: Tensor) -> Tensor:
         features = torch.tanh(layer(features))
     output: Tensor = layers[-1](features)
     return output
+
+
+class ValueFunction(nn.Module):
+    """A network of tanh layers for the value of an observation: the discounted return that is expected from it on.
+
+    Args:
+        observation_space: As for `MLPPolicy`.
+        hidden_sizes: Units of each hidden layer.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], hidden_sizes: Sequence[int] = (64, 64)) -> None:
+        super().__init__()
+        self.layers = make_layers([spaces.flatdim(observation_space), *hidden_sizes, 1], last_gain=1.0)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values [B] of flattened observations [B, D]."""
+        return feed_forward(self.layers, observation).squeeze(-1)

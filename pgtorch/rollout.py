@@ -1,21 +1,26 @@
 """Play T steps in N environments and keep what happened.
 
-Legend: T steps, N environments, B = valid rows among the T * N, in order of step and then environment.
+Legend: T steps, N environments, D numbers of a flattened observation, B = valid rows among the T * N, in order of step
+and then environment.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
+from pgtorch.spaces import clipper, flattener
 
 
 @dataclass
@@ -26,12 +31,13 @@ class Rollout:
     ignored and its reward is no reward, so it must never reach a loss.
     """
 
-    observation: Tensor  # float32 [T, N, *observation_shape], what the policy saw
+    observation: Tensor  # float32 [T + 1, N, D], what the policy saw, and after the last step what it will see
     action: Tensor  # [T, N, *action_shape], what it did
     reward: Tensor  # float32 [T, N]
     terminated: Tensor  # bool [T, N]: the episode ended by its own rules
     truncated: Tensor  # bool [T, N]: it was cut off, by a time limit for instance
     valid: Tensor  # bool [T, N]: False on filler rows
+    cut: list[tuple[int, Tensor, Tensor]]  # (t, environments, their final observations), where the next row has another
 
     def __post_init__(self) -> None:
         """Look once whether there is filler at all; mostly there is none."""
@@ -39,8 +45,23 @@ class Rollout:
 
     def rows(self, values: Tensor) -> Tensor:
         """The valid rows of [T, N, ...] values, in order of step and then environment: [B, ...]."""
-        flat = values.flatten(0, 1)
+        flat = values[: len(self.valid)].flatten(0, 1)
         return flat if self._all_valid else flat[self.valid.flatten()]
+
+    def values(self, value_function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The value of each observation, and of the one that the step led to, the *final* one where an episode ended.
+
+        Args:
+            value_function: [B, D] -> [B].
+
+        Returns:
+            Both [T, N]; the first with gradient, the second without.
+        """
+        value = value_function(self.observation.flatten(0, 1)).reshape(self.observation.shape[:2])  # [T + 1, N]
+        following = value[1:].detach().clone()
+        for t, environments, final in self.cut:
+            following[t, environments] = value_function(final).detach()
+        return value[:-1], following
 
 
 class EpisodeStatistics:
@@ -48,9 +69,13 @@ class EpisodeStatistics:
 
     Args:
         num_envs: N.
+
+    Attributes:
+        recent: Returns of the last 100 episodes that ended, oldest first; among those of one step, by environment.
     """
 
     def __init__(self, num_envs: int) -> None:
+        self.recent: deque[float] = deque(maxlen=100)
         self._return = np.zeros(num_envs)  # [N], of the episodes under way
         self._length = np.zeros(num_envs, np.int64)  # [N]
         self._finished: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
@@ -67,46 +92,56 @@ class EpisodeStatistics:
     def take(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
         """Returns and lengths [episodes] of those that ended since the last call; None where there are none."""
         finished, self._finished = self._finished, []
-        if len(finished) <= 1:
-            return finished[0] if finished else None
-        returns, lengths = zip(*finished, strict=True)
-        return np.concatenate(returns), np.concatenate(lengths)
+        if not finished:
+            return None
+        returns, lengths = finished[0] if len(finished) == 1 else map(np.concatenate, zip(*finished, strict=True))
+        self.recent.extend(returns[-100:].tolist())
+        return returns, lengths
 
 
 class RolloutCollector:
     """Steps a vector environment with a policy, into storage that is allocated once and used again.
 
     Args:
-        env: Any `gymnasium.vector.VectorEnv` whose observations are a `Box` and whose actions are `Discrete`, in any
-            autoreset mode.
+        env: Any `gymnasium.vector.VectorEnv` of supported spaces, in any autoreset mode.
         num_steps: T, at least 1.
         seed: For the environment's first and only seeded reset.
+        normalize_observation: Scales flattened observations, [N, D]; None leaves them.
+        normalize_reward: Scales rewards; None leaves them. Episode statistics count the environment's own.
 
     Raises:
         TypeError: Where a space is not supported.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], num_steps: int, seed: int) -> None:
-        observation_space, action_space = env.single_observation_space, env.single_action_space
-        if not isinstance(observation_space, gym.spaces.Box):
-            raise TypeError(f"observation space must be a Box, got {observation_space}")
-        if not isinstance(action_space, gym.spaces.Discrete):
-            raise TypeError(f"action space must be Discrete, got {action_space}")
-        shape = (num_steps, env.num_envs)
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        num_steps: int,
+        seed: int,
+        normalize_observation: ObservationNormalizer | None = None,
+        normalize_reward: RewardNormalizer | None = None,
+    ) -> None:
+        self._flatten, self._clip = flattener(env.single_observation_space), clipper(env.single_action_space)
+        shape, size = (num_steps, env.num_envs), spaces.flatdim(env.single_observation_space)
         self.env = env
         self.episodes = EpisodeStatistics(env.num_envs)
+        self.normalize_observation, self.normalize_reward = normalize_observation, normalize_reward
         self._tensors = {
-            "observation": torch.zeros((*shape, *observation_space.shape)),
-            "action": torch.zeros(shape, dtype=torch.int64),
+            "observation": torch.zeros(num_steps + 1, env.num_envs, size),
+            "action": torch.zeros(
+                (*shape, *(env.single_action_space.shape or ())), dtype=_dtype(env.single_action_space)
+            ),
             "reward": torch.zeros(shape),
             "terminated": torch.zeros(shape, dtype=torch.bool),
             "truncated": torch.zeros(shape, dtype=torch.bool),
             "valid": torch.ones(shape, dtype=torch.bool),
         }
         self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}  # the same memory
+        self._raw = np.zeros((num_steps, env.num_envs, size), np.float32) if normalize_observation else None
+        self._cut: list[tuple[int, Tensor, Tensor]] = []
         self._mode: AutoresetMode = env.metadata["autoreset_mode"]
         self._resetting = np.zeros(env.num_envs, np.bool_)  # [N]: whose next step is filler
-        self._observation, _ = env.reset(seed=seed)  # [N, *observation_shape]
+        self._observation = self._flatten(env.reset(seed=seed)[0], env.num_envs)  # [N, D]
 
     def collect(self, policy: Policy) -> Rollout:
         """Play T steps.
@@ -115,31 +150,79 @@ class RolloutCollector:
             policy: Draws the actions.
 
         Returns:
-            A rollout, every field [T, N, ...], with at least one valid row in each step; `self.rollout` as well. Its
-            tensors are overwritten by the next call.
+            A rollout with at least one valid row in each step; `self.rollout` as well. Its tensors are overwritten by
+            the next call.
         """
-        for t in range(len(self._arrays["reward"])):
+        arrays, self._cut = self._arrays, []
+        for t in range(len(arrays["reward"])):
             self._step(t, policy)
-        self.rollout = Rollout(**self._tensors)
+        arrays["observation"][-1] = self._seen(self._observation)
+        self.rollout = Rollout(**self._tensors, cut=self._cut)
+        self._learn_scales()
         return self.rollout
 
     def _step(self, t: int, policy: Policy) -> None:
-        if self._mode is AutoresetMode.NEXT_STEP and self._resetting.all():
-            # Nothing but filler would come: let it pass, so that every rollout has rows to learn from.
-            self._observation = self.env.step(self._arrays["action"][t])[0]
-            self._resetting[:] = False
         arrays = self._arrays
         arrays["valid"][t] = ~self._resetting
-        arrays["observation"][t] = self._observation
+        arrays["observation"][t] = self._seen(self._observation)
+        if self._raw is not None:
+            self._raw[t] = self._observation
         action = policy.sample(self._tensors["observation"][t]).numpy()
-        self._observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, infos = self.env.step(self._clip(action))
         arrays["action"][t] = action
         arrays["reward"][t] = reward
         arrays["terminated"][t] = terminated
         arrays["truncated"][t] = truncated
+        self._observation = self._flatten(observation, self.env.num_envs)
         ended = terminated | truncated
         self.episodes.record(reward, arrays["valid"][t], ended)
-        if self._mode is AutoresetMode.NEXT_STEP:
+        if ended.any():
+            self._start_anew(t, infos, ended, truncated & ~terminated)
+        elif self._mode is AutoresetMode.NEXT_STEP:
             self._resetting = ended
-        elif self._mode is AutoresetMode.DISABLED and ended.any():
-            self._observation, _ = self.env.reset(options={"reset_mask": ended})
+
+    def _start_anew(self, t: int, infos: dict[str, Any], ended: NDArray[np.bool_], cut: NDArray[np.bool_]) -> None:
+        """See that new episodes follow the ended ones; keep the final observations of those that were cut off."""
+        if self._mode is AutoresetMode.NEXT_STEP and not ended.all():
+            self._resetting = ended  # the row of the next step holds the final observation, and is filler
+            return
+        environments = np.flatnonzero(cut)
+        if len(environments) and self._mode is AutoresetMode.SAME_STEP:
+            final = np.concatenate([self._flatten(_one(infos["final_obs"], int(i)), 1) for i in environments])
+        else:
+            final = self._observation[environments]
+        if self._mode is AutoresetMode.NEXT_STEP:  # nothing but filler would come: let it pass, so that there are rows
+            observation = self.env.step(self._clip(self._arrays["action"][t]))[0]
+            self._observation = self._flatten(observation, self.env.num_envs)
+            self._resetting = np.zeros_like(ended)
+        elif self._mode is AutoresetMode.DISABLED:
+            observation = self.env.reset(options={"reset_mask": ended})[0]
+            self._observation = self._flatten(observation, self.env.num_envs)
+        if len(environments):
+            seen = torch.as_tensor(self._seen(final), dtype=torch.float32)
+            self._cut.append((t, torch.as_tensor(environments), seen))
+
+    def _seen(self, observation: NDArray[Any]) -> NDArray[Any]:
+        return observation if self.normalize_observation is None else self.normalize_observation(observation)
+
+    def _learn_scales(self) -> None:
+        """Normalise the rollout's rewards by the scales it was played with; then let it move the scales."""
+        arrays = self._arrays
+        if self._raw is not None and self.normalize_observation is not None:
+            self.normalize_observation.moments.update(self._raw[arrays["valid"]])
+        if self.normalize_reward is not None:
+            paid, ended = arrays["reward"].copy(), arrays["terminated"] | arrays["truncated"]
+            arrays["reward"][:] = self.normalize_reward(paid)
+            self.normalize_reward.update(paid, ended, arrays["valid"])
+
+
+def _one(batch: Any, index: int) -> Any:
+    """One environment's observation of a batch; of a native environment, or of Gymnasium's objects in an array."""
+    return {key: _one(part, index) for key, part in batch.items()} if isinstance(batch, dict) else batch[index]
+
+
+def _dtype(action_space: Any) -> torch.dtype:
+    """Of the actions that a policy gives."""
+    if isinstance(action_space, spaces.Box):
+        return torch.float32
+    return torch.int8 if isinstance(action_space, spaces.MultiBinary) else torch.int64

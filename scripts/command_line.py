@@ -6,9 +6,8 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -18,13 +17,18 @@ T = TypeVar("T")
 
 
 def parse(
-    target: Callable[..., T], description: str | None, registry: tyro.constructors.ConstructorRegistry | None = None
+    target: type[T],
+    description: str | None,
+    registry: tyro.constructors.ConstructorRegistry | None = None,
+    default: T | None = None,
 ) -> T:
-    """Call `target` with the flags. Wrong ones are told in one line on stderr; the process ends with status 2."""
+    """Make a dataclass of the flags. Wrong ones are told in one line on stderr; the process ends with status 2."""
     message = io.StringIO()
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(target, description=description, registry=registry)
+            made: T = tyro.cli(target, description=description, registry=registry, **defaults)
+            return made
     except SystemExit as end:
         if end.code:
             complain(_unboxed(message.getvalue()), WRONG_INPUT)

@@ -6,6 +6,7 @@ import gc
 
 gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
 
+import argparse
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import GradientMismatchError, SetupError, TrainConfig, TrainResult, train
+from pgtorch.config import LESSON
 
 gc.freeze()
 gc.enable()
@@ -40,10 +42,13 @@ def main() -> int:
 
 
 def parse_config() -> TrainConfig:
-    """Flags to settings."""
+    """Flags to settings: those of the environment that is named, and what the other flags say."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--env-id", "--env_id", nargs="?", default=LESSON, const=LESSON)
+    chosen = finder.parse_known_args()[0].env_id
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(json_object)
-    return parse(TrainConfig, __doc__, registry)
+    return parse(TrainConfig, __doc__, registry, default=TrainConfig(chosen))
 
 
 def json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:

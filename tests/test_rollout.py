@@ -1,3 +1,5 @@
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,7 +7,8 @@ import torch
 from counting_env import CountingEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from pgtorch import BiasPolicy, Rollout, RolloutCollector
+from pgtorch import BiasPolicy, MLPPolicy, Rollout, RolloutCollector
+from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
 from pgtorch.rollout import EpisodeStatistics
 
@@ -84,7 +87,7 @@ def test_flags_say_how_an_episode_ended():
 def test_rows_keep_the_order_of_step_and_then_environment():
     zeros = torch.zeros(2, 3)
     valid = torch.tensor([[True, False, True], [True, True, False]])
-    rollout = Rollout(zeros, zeros, zeros, zeros, zeros, valid)
+    rollout = Rollout(torch.zeros(3, 3), zeros, zeros, zeros, zeros, valid, cut=[])
     assert rollout.rows(torch.arange(6).reshape(2, 3)).tolist() == [0, 2, 3, 4]
     assert rollout.rows(torch.arange(12).reshape(2, 3, 2)).tolist() == [[0, 1], [4, 5], [6, 7], [8, 9]]
 
@@ -102,7 +105,7 @@ def test_reward_belongs_to_observation_and_action():
     """With certain orders the reward follows from the row itself."""
     env = gym.make_vec("Restaurant-v0", num_envs=50, large_portion_probability=(0.0, 1.0))
     rollout = RolloutCollector(env, 20, seed=0).collect(BiasPolicy(weight=0.0))
-    hungry = rollout.observation.squeeze(-1) > 0.5
+    hungry = rollout.observation[:-1].squeeze(-1) > 0.5
     expected = torch.where(hungry == (rollout.action == 1), 1.0, -1.0)
     assert torch.equal(rollout.reward, expected)
     assert {-1.0, 1.0} == set(rollout.reward.unique().tolist())
@@ -117,8 +120,8 @@ def test_statistics_count_nothing_when_nothing_ended():
 @pytest.mark.parametrize(
     ("space", "kind", "message"),
     [
-        ("observation_space", gym.spaces.Text(3), "observation space must be a Box, got Text"),
-        ("action_space", gym.spaces.Text(3), "action space must be Discrete, got Text"),
+        ("observation_space", gym.spaces.Text(3), r"observation space must be Box, .* got Text"),
+        ("action_space", gym.spaces.Text(3), r"action space must be Discrete, .* got Text"),
     ],
 )
 def test_refuses_spaces_it_cannot_store(space, kind, message):
@@ -130,3 +133,111 @@ def test_refuses_spaces_it_cannot_store(space, kind, message):
     env = SyncVectorEnv([Strange])
     with pytest.raises(TypeError, match=message):
         RolloutCollector(env, 1, seed=0)
+
+
+def last_seen(env):
+    """A value function that tells an observation by its numbers: 100 x environment + 10 x episode + step."""
+    return lambda observation: observation @ torch.tensor([100.0, 10.0, 1.0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("truncate", [False, True])
+def test_next_values_are_of_the_observation_a_step_led_to(mode, truncate):
+    """After a cut that is the episode's final observation, in every mode; never the first of the next episode."""
+    collector = RolloutCollector(counting(mode, 3, truncate), 9, seed=0)
+    for _ in range(3):
+        rollout = collector.collect(RandomPolicy())
+        value, following = rollout.values(last_seen(None))
+        judged = rollout.valid & ~rollout.terminated
+        assert torch.equal(following[judged], value[judged] + 1)
+        assert rollout.truncated.any() == truncate
+
+
+def test_values_have_gradient_and_next_values_none():
+    rollout = RolloutCollector(counting(AutoresetMode.SAME_STEP, 2), 5, seed=0).collect(RandomPolicy())
+    weight = torch.ones(3, requires_grad=True)
+    value, following = rollout.values(lambda observation: observation @ weight)
+    assert value.requires_grad
+    assert not following.requires_grad
+
+
+def test_recent_returns_are_of_the_last_hundred_episodes():
+    episodes = EpisodeStatistics(40)
+    for step in range(5):
+        episodes.record(np.full(40, step), np.ones(40, bool), np.ones(40, bool))
+        episodes.take()
+    assert len(episodes.recent) == 100
+    assert list(episodes.recent) == [2.0] * 20 + [3.0] * 40 + [4.0] * 40
+
+
+class Everything(gym.Env):
+    """Observations of every kind at once, actions of one kind; the reward says what came in."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "box": gym.spaces.Box(-1, 1, (2, 2)),
+            "place": gym.spaces.Discrete(3, start=5),
+            "pair": gym.spaces.Tuple([gym.spaces.MultiBinary(2), gym.spaces.MultiDiscrete([2, 3], start=[1, 0])]),
+        }
+    )
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+        self.taken = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.taken.append(action)
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        gym.spaces.Discrete(3, start=-1),
+        gym.spaces.MultiDiscrete([2, 3], start=[4, 0]),
+        gym.spaces.MultiBinary(3),
+        gym.spaces.Box(-0.5, 0.5, (2,)),
+    ],
+)
+def test_spaces_of_every_kind(mode, action_space):
+    env = SyncVectorEnv([lambda: Everything(action_space)] * 2, autoreset_mode=mode)
+    torch.manual_seed(0)
+    policy = MLPPolicy(env.single_observation_space, action_space)
+    rollout = RolloutCollector(env, 6, seed=0).collect(policy)
+    assert rollout.observation.shape == (7, 2, 4 + 3 + 2 + 2 + 3)
+    assert rollout.observation[:, :, 11:].sum(-1).eq(1).all()  # one-hot; a Dict has its keys in alphabetical order
+    log_prob = policy.log_prob(rollout.rows(rollout.observation), rollout.rows(rollout.action))
+    assert log_prob.isfinite().all()
+    taken = np.array([sub.taken for sub in env.envs]).swapaxes(0, 1)
+    stored = rollout.action.numpy()
+    if isinstance(action_space, gym.spaces.Box):
+        assert (np.abs(stored) > 0.5).any()  # the raw action is kept, the clipped one was played
+        stored = stored.clip(-0.5, 0.5)
+    assert np.array_equal(taken, stored)
+
+
+def test_rewards_and_observations_are_normalised_but_statistics_are_not():
+    env = counting(AutoresetMode.NEXT_STEP, 3)
+    normalizers = ObservationNormalizer(3), RewardNormalizer(3, 0.9)
+    collector = RolloutCollector(env, 50, 0, *normalizers)
+    raw = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3), 50, 0)
+    for _ in range(3):
+        torch.manual_seed(0)
+        before = copy.deepcopy(normalizers)
+        rollout = collector.collect(RandomPolicy())
+        torch.manual_seed(0)
+        plain = raw.collect(RandomPolicy())
+        scaled = (plain.observation[:-1].numpy() - before[0].moments.mean) / np.sqrt(before[0].moments.variance + 1e-8)
+        np.testing.assert_allclose(rollout.observation[:-1], scaled.clip(-10, 10), rtol=1e-5, atol=1e-5)
+        paid = plain.reward.numpy() / np.sqrt(before[1].moments.variance[0] + 1e-8)
+        np.testing.assert_allclose(rollout.reward, paid.clip(-10, 10), rtol=1e-5, atol=1e-6)
+        ours, theirs = collector.episodes.take(), raw.episodes.take()
+        assert np.array_equal(ours[0], theirs[0])
+    assert normalizers[0].moments.count == normalizers[1].moments.count > 100

@@ -19,7 +19,7 @@ def test_a_run_leaves_its_record(tmp_path):
     assert (result.num_updates, result.num_env_steps) == (25, 25)
     assert result.run_dir == tmp_path / "run"
     names = {path.name.partition(".")[0] for path in result.run_dir.iterdir()}
-    assert names == {"config", "metrics", "events", "bias"}
+    assert names == {"config", "metrics", "events", "policy", "bias"}
     assert result.summary["bias"] == result.policy.bias.item() == read_metrics(result.run_dir)[-1]["policy/bias"]
 
 
@@ -30,7 +30,7 @@ def test_update_is_the_lessons_step():
         before = trainer.policy.bias.item()
         trainer.update()
         visit = trainer.collector.rollout
-        hunger, action, reward = visit.observation.item(), visit.action.item(), visit.reward.item()
+        hunger, action, reward = visit.observation[0].item(), visit.action.item(), visit.reward.item()
         p_norm = 1 / (1 + math.exp(-(20 * hunger + before)))
         derivative = -(1 - p_norm) if action == 1 else p_norm
         assert trainer.policy.bias.item() == pytest.approx(before - 0.5 * reward * derivative, abs=1e-5)
@@ -159,7 +159,8 @@ def test_gradient_check_can_be_switched_off(tmp_path, monkeypatch):
         ({"env_id": "no_such_module:Restaurant-v0"}, "no_such_module"),
         ({"env_kwargs": {"reward_scale": -1}}, "reward_scale must be"),
         ({"env_kwargs": {"spice": 1}}, "spice"),
-        ({"env_id": "CartPole-v1"}, "CartPole"),
+        ({"env_id": "CartPole-v1", "policy": "bias"}, "policy 'bias' takes .* CartPole-v1 has Box"),
+        ({"multiplier": "gae", "num_threads": 1, "env_id": "Nowhere-v0", "policy": "mlp"}, "Nowhere"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(tmp_path, monkeypatch, settings, message):

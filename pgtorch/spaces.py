@@ -1,0 +1,63 @@
+"""Observations of any space as rows of numbers, and actions as an environment can take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
+
+
+def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
+    """A function that flattens a batch of observations, as `gymnasium.spaces.flatten` does each of them.
+
+    Args:
+        space: The space of one observation.
+
+    Returns:
+        A function of (batch, N) that gives [N, gymnasium.spaces.flatdim(space)], with no loop over the N.
+
+    Raises:
+        TypeError: Where the space is not supported; the message names it.
+    """
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return lambda batch, n: np.asarray(batch).reshape(n, -1)
+    if isinstance(space, spaces.Discrete):
+        choices = np.eye(int(space.n), dtype=np.float32)
+        return lambda batch, n: choices[np.asarray(batch) - space.start]
+    if isinstance(space, spaces.MultiDiscrete):
+        parts = [np.eye(int(size), dtype=np.float32) for size in space.nvec.flat]
+        starts = space.start.reshape(1, -1)
+
+        def one_hot(batch: Any, n: int) -> NDArray[Any]:
+            index = np.asarray(batch).reshape(n, -1) - starts
+            return np.concatenate([part[index[:, i]] for i, part in enumerate(parts)], axis=1)
+
+        return one_hot
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        keys: list[Any] = list(space.spaces) if isinstance(space, spaces.Dict) else list(range(len(space.spaces)))
+        inner = [(key, flattener(space[key])) for key in keys]
+        return lambda batch, n: np.concatenate([flatten(batch[key], n) for key, flatten in inner], axis=1)
+    raise TypeError(f"observation space must be {SUPPORTED}, got {space}")
+
+
+def clipper(space: gym.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """A function that makes of a policy's actions what the environment takes: within a `Box`, and of the space's dtype.
+
+    The policy's own action is what its log-probability belongs to; the clipped one goes to the environment only.
+
+    Raises:
+        TypeError: Where the space is not supported; the message names it.
+    """
+    if isinstance(space, spaces.Box):
+        low, high, dtype = space.low, space.high, space.dtype
+        return lambda action: np.clip(action, low, high).astype(dtype)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        dtype = space.dtype
+        return lambda action: action.astype(dtype, copy=False)
+    raise TypeError(f"action space must be Discrete, MultiDiscrete, MultiBinary or Box, got {space}")

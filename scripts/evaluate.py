@@ -1,0 +1,100 @@
+"""Play fresh episodes with the policy of a run, drawing its actions and taking the likeliest ones."""
+
+from __future__ import annotations
+
+import gc
+
+gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import torch
+import tyro
+from command_line import WRONG_INPUT, complain, parse
+
+import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
+from pgtorch import BiasPolicy
+from pgtorch.checkpoint import CheckpointError, SavedRun, load_run
+from pgtorch.evaluation import bootstrap_interval, play_episodes
+
+gc.freeze()
+gc.enable()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Folder of a finished run."""
+
+    episodes: int = 100
+    """Fresh episodes to play each way, at least 1."""
+
+    seed: int = 1_000_000
+    """Seed of environments and draws; other than the training's."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.episodes < 1:
+            raise ValueError(f"episodes must be at least 1, got {self.episodes}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+def main() -> int:
+    """Parse, play, print."""
+    arguments = parse(Arguments, __doc__)
+    torch.set_num_threads(1)
+    try:
+        run = load_run(arguments.run_dir)
+        found = evaluate(run, arguments.episodes, arguments.seed)
+    except (CheckpointError, gym.error.Error) as error:
+        return complain(str(error), WRONG_INPUT)
+    print(json.dumps(found, indent=1) if arguments.json else table(found))
+    return 0
+
+
+def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
+    """Mean return with its interval, sampled and greedy; for the lesson's policy, P(Norm) by hunger as well."""
+    found: dict[str, Any] = {"env_id": run.config.env_id, "episodes": episodes}
+    for name, greedy in (("sampled", False), ("greedy", True)):
+        returns = play_episodes(
+            run.policy,
+            run.config.env_id,
+            episodes,
+            greedy=greedy,
+            seed=seed,
+            env_kwargs=run.config.env_kwargs,
+            normalize_observation=run.normalize_observation,
+        )
+        found[name] = {"mean_return": float(returns.mean()), "interval": bootstrap_interval(returns)}
+    if isinstance(run.policy, BiasPolicy):
+        hunger = torch.linspace(0, 1, 11).unsqueeze(-1)
+        p_norm = torch.sigmoid(run.policy(hunger)).tolist()
+        found["p_norm"] = {f"{h:.1f}": p for h, p in zip(hunger.flatten().tolist(), p_norm, strict=True)}
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [f"{found['env_id']}, {found['episodes']} fresh episodes each way"]
+    for name in ("sampled", "greedy"):
+        low, high = found[name]["interval"]
+        lines.append(f"{name:8} mean return {found[name]['mean_return']:9.2f}   95 % interval {low:.2f} to {high:.2f}")
+    if "p_norm" in found:
+        lines.append("hunger   " + "  ".join(f"{hunger:>5}" for hunger in found["p_norm"]))
+        lines.append("P(Norm)  " + "  ".join(f"{p:5.3f}" for p in found["p_norm"].values()))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
