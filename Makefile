@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help train test check board clean
+.PHONY: help train test verify check board clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -15,6 +15,9 @@ train: $(VENV)/run  ## the lesson: learn one bias, check every gradient, write r
 
 test: $(VENV)/dev  ## run the tests
 	$(BIN)/python -m pytest
+
+verify: $(VENV)/run  ## every gradient against another way of finding it
+	$(BIN)/python scripts/verify.py
 
 check: $(VENV)/dev  ## lint, format, types and tests
 	$(BIN)/ruff check .

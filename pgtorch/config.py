@@ -38,13 +38,7 @@ GENERAL: dict[str, Any] = {
 
 # By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
 TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "num_envs": 64,
-        "learning_rate": 5e-3,
-        "num_updates": 250,
-        "normalise_observations": False,
-        "normalise_rewards": False,
-    },
+    "CartPole-v1": {"num_envs": 64, "num_steps": 8, "learning_rate": 2e-3},
     "Acrobot-v1": {},
     "Pendulum-v1": {"discount": 0.9, "num_updates": 2000},
     "FrozenLake-v1": {"hidden_sizes": (), "normalise_observations": False, "entropy_coefficient": 0.01},
@@ -71,7 +65,8 @@ class TrainConfig:
     """Gymnasium id; `module:Id-v0` imports the module that registers it. The other defaults follow it."""
 
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment, as JSON: '{"reward_scheme": "graded"}'."""
+    """Keyword arguments of the environment, as JSON. Restaurant-v0 has large_portion_probability ([0.15, 0.80]),
+    hungry_above (0.5), reward_scheme ("binary" or "graded") and reward_scale (1.0): '{"reward_scheme": "graded"}'."""
 
     seed: int = 0
     """Seed of policy and environments, at least 0: the same seed, the same numbers."""

@@ -150,7 +150,8 @@ class FiniteMDP:
         """
         table, start = getattr(env.unwrapped, "P", None), getattr(env.unwrapped, "initial_state_distrib", None)
         if table is None or start is None:
-            raise TypeError(f"{env} has no transition table (env.unwrapped.P and initial_state_distrib)")
+            name = env.spec.id if env.spec else type(env.unwrapped).__name__
+            raise TypeError(f"{name} has no transition table (env.unwrapped.P and initial_state_distrib)")
         outcomes = [
             [[(float(p), int(n), float(r), bool(d)) for p, n, r, d in table[s][a]] for a in sorted(table[s])]
             for s in sorted(table)

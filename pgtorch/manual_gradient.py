@@ -88,24 +88,29 @@ def _gradient(
     if action.ndim != 1:
         raise ValueError(f"action must have shape [B], got {list(action.shape)}")
     assert isinstance(policy, BiasPolicy)
-    return _bias_policy_gradient(policy, observation, action, multiplier, arithmetic)
+    lesson = _bias_policy_gradient if arithmetic is _SIGNED else _bias_policy_magnitude
+    return lesson(policy, observation, action, multiplier)
 
 
-def _bias_policy_gradient(
-    policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor, arithmetic: _Arithmetic
-) -> dict[str, Tensor]:
+def _bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
+    """The lesson, line by line; every name is [B] but the last."""
     w, b = policy.weight, policy.bias.detach()
-    z = w * h.squeeze(-1) + b  # [B]
-    p_norm = torch.sigmoid(z)  # [B]
-    # The lesson's first two factors belong together, since P cancels:
-    #     Norm:     dCE/dP * dP/dz = -1/P    * P(1-P) = -(1-P) = P - 1
-    #     Squatch:  dCE/dP * dP/dz = 1/(1-P) * P(1-P) =    P   = P - 0
-    # Cancelled on paper, they stay exact where P rounds to 0 or 1 and the two factors would give infinity times 0.
-    dce_dz = arithmetic.minus(p_norm, a)  # [B]
+    z = w * h.squeeze(-1) + b
+    p_norm = torch.sigmoid(z)
+    # dCE/dP * dP/dz, the lesson's first two factors. P cancels between them, on paper; in floating point the product
+    # would be infinity times 0 where P rounds to 0 or 1:
+    #     Norm:     -1/P    * P(1-P) = -(1-P) = P - 1
+    #     Squatch:  1/(1-P) * P(1-P) =    P   = P - 0
+    dce_dz = p_norm - a
     dz_db = 1.0
-    # The mean over B visits: each one counts 1/B, times what came of it.
-    dloss_dce = arithmetic.term(multiplier) * (1.0 / len(multiplier))  # [B]
-    return {"bias": (dce_dz * dloss_dce * dz_db).sum()}
+    derivative = dce_dz * dz_db  # as if the guess were right
+    updated_derivative = derivative * (multiplier * (1.0 / len(multiplier)))  # times the reward; each visit counts 1/B
+    return {"bias": updated_derivative.sum()}
+
+
+def _bias_policy_magnitude(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
+    p_norm = torch.sigmoid(policy.weight * h.squeeze(-1) + policy.bias.detach())
+    return {"bias": ((p_norm + a) * multiplier.abs()).mean()}
 
 
 def _mlp_policy_gradient(
@@ -117,7 +122,7 @@ def _mlp_policy_gradient(
     inputs = [policy.features(observation)]  # x_0, [B, D]
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         inputs.append(torch.tanh(functional.linear(inputs[-1], weight, bias)))  # x_l+1 = tanh(z_l)
-    parameters = functional.linear(inputs[-1], weights[-1], biases[-1])  # z_L: logits or means
+    parameters = functional.linear(inputs[-1], weights[-1], biases[-1])  # of the last layer: logits or means
 
     # The head: how the loss changes with what the last layer gives.
     dloss_dce = arithmetic.term(multiplier)[:, None] * (1.0 / len(multiplier))  # [B, 1]

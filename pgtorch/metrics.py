@@ -24,12 +24,13 @@ from torch import nn
 
 from pgtorch.policies import BiasPolicy
 
-# The x axis of every tag is environment steps.
+# The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update's step; all
+# else belongs to the step that was taken.
 TAGS = {
     "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
     "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
-    "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Stays near 0.5 by default.",
-    "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Goes to 1.",
+    "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Swings around 0.5 as the bias hovers.",
+    "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Starts at 1 and stays there.",
     "policy/entropy": "Mean entropy of the policy where it was just played, in nats. 0 is certain.",
     "gradient/autograd": "The gradient that autograd found for the bias.",
     "gradient/manual": "The same by the chain rule, by hand.",
@@ -189,14 +190,16 @@ def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
         lines: From `read_metrics`, at least one.
 
     Returns:
-        For the lesson: the last `bias`, its mean over the last half of the updates `late_bias`, `p_norm_hunger_0` and
-        `p_norm_hunger_1`; where gradients were compared, `largest_gradient_difference`.
+        For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard deviation
+        `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. Where gradients were compared,
+        `largest_gradient_difference`.
     """
     figures = {}
     if "policy/bias" in lines[-1]:
         late = [line["policy/bias"] for line in lines[len(lines) // 2 :]]
         figures["bias"] = lines[-1]["policy/bias"]
         figures["late_bias"] = sum(late) / len(late)
+        figures["late_bias_deviation"] = (sum((b - figures["late_bias"]) ** 2 for b in late) / len(late)) ** 0.5
         figures["p_norm_hunger_0"] = lines[-1]["policy/p_norm/hunger_0.0"]
         figures["p_norm_hunger_1"] = lines[-1]["policy/p_norm/hunger_1.0"]
     differences = [line[DIFFERENCE] for line in lines if DIFFERENCE in line]

@@ -19,7 +19,8 @@ from pgtorch.distributions import ActionDistribution, Categorical, DiagonalNorma
 class Policy(nn.Module):
     """What the trainer asks of a policy. A subclass needs `distribution`; the rest follows from it.
 
-    B rows at a time: observations are [B, *observation_shape], actions [B, *action_shape] as the environment has them.
+    B rows at a time. Observations come as rows of D floating numbers, [B, D]: flattened as Gymnasium does, a
+    `Discrete` one as one-hot. Actions are [B, *action_shape] as the environment has them.
     """
 
     def distribution(self, observation: Tensor) -> ActionDistribution:
@@ -105,6 +106,7 @@ class BiasPolicy(Policy):
         if action.shape != logit.shape:
             raise ValueError(f"action must have shape {list(logit.shape)} like the logits, got {list(action.shape)}")
         target = action.to(logit.dtype)
+        # The binary cross-entropy of a guess is -log P(place); from the logit, it is finite where P rounds to 0.
         log_prob = -functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
         entropy = functional.softplus(logit) - logit * torch.sigmoid(logit)
         return log_prob, entropy

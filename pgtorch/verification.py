@@ -48,25 +48,38 @@ class Row:
         return "PASS" if self.value <= self.limit else "FAIL"
 
 
-def policy_rows(subject: str, policy: Policy, observation_space: gym.Space[Any], seed: int) -> Iterator[Row]:
+def policy_rows(
+    subject: str, policy: Policy, observation_space: gym.Space[Any], action_space: gym.Space[Any], seed: int
+) -> Iterator[Row]:
     """What can be checked of any policy without its environment.
 
     Args:
         subject: What the rows are about.
         policy: The policy; it is copied, its parameters are moved about, and it stays as it was.
         observation_space: Where its observations come from.
+        action_space: Where its actions belong.
         seed: Of everything that is drawn.
     """
     torch.manual_seed(seed)
     policy = moved(policy)
-    for dtype in (torch.float32, torch.float64):
-        yield _autograd_against_manual(subject, copy.deepcopy(policy).to(dtype), observation_space)
-    policy = policy.double()
-    yield _autograd_against_finite_differences(subject, policy, observation_space)
-    yield _multiplier_is_a_constant(subject, policy, observation_space)
-    yield _broadcast_is_refused(subject, policy, observation_space)
-    yield _probabilities_sum_to_one(subject, policy, observation_space)
-    yield from _samples_against_log_prob(subject, policy, observation_space)
+    precise = copy.deepcopy(policy).double()
+    asked = subject, precise, observation_space
+    checks: list[tuple[str, Callable[[], Row]]] = [
+        ("autograd against manual, float32", lambda: _autograd_against_manual(subject, policy, observation_space)),
+        ("autograd against manual, float64", lambda: _autograd_against_manual(*asked)),
+        ("autograd against finite differences", lambda: _finite_differences(*asked)),
+        ("gradient into the multiplier", lambda: _multiplier_is_a_constant(*asked)),
+        ("shapes that broadcast and are accepted", lambda: _broadcast_is_refused(*asked)),
+        ("samples outside the action space", lambda: _samples_in_space(*asked, action_space)),
+        ("probabilities sum to 1", lambda: _sum_of_probabilities(*asked, action_space)),
+        ("samples against log-probability", lambda: _mean_score(*asked)),
+        ("samples against entropy", lambda: _mean_surprise(*asked)),
+    ]
+    for check, row in checks:
+        try:
+            yield row()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # a policy that cannot even be asked
+            yield Row(subject, check, math.inf, 0.0, "", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def moved(policy: Policy) -> Policy:
@@ -103,7 +116,7 @@ def _autograd_against_manual(subject: str, policy: Policy, space: gym.Space[Any]
     return Row(subject, check, worst, limit, "u C", "batches of 1, 3, 64 and 1,024")
 
 
-def _autograd_against_finite_differences(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+def _finite_differences(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
     batch = _batch(policy, space, 32)
     gradient = flat(autograd_gradient(policy, *batch))
 
@@ -139,9 +152,19 @@ def _broadcast_is_refused(subject: str, policy: Policy, space: gym.Space[Any]) -
     return Row(subject, "shapes that broadcast and are accepted", float(accepted), 0.0, "shapes")
 
 
-def _probabilities_sum_to_one(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+def _samples_in_space(subject: str, policy: Policy, space: gym.Space[Any], action_space: gym.Space[Any]) -> Row:
+    """A sample of a `Box` may lie outside: it is clipped for the environment."""
+    check = "samples outside the action space"
+    if isinstance(action_space, spaces.Box):
+        return Row(subject, check, note="a Box takes any number: it is clipped for the environment")
+    drawn = policy.sample(_observations(space, 1000, torch.float64)).numpy().astype(action_space.dtype)
+    outside = sum(not action_space.contains(action) for action in drawn)
+    return Row(subject, check, float(outside), 0.0, "of 1,000")
+
+
+def _sum_of_probabilities(subject: str, policy: Policy, space: gym.Space[Any], action_space: gym.Space[Any]) -> Row:
     check, observation = "probabilities sum to 1", _observations(space, 16, torch.float64)
-    actions = _all_actions(policy, observation)
+    actions = _all_actions(action_space)
     if actions is None:
         return Row(subject, check, note="the action space is not finite, or too large to list")
     with torch.no_grad():
@@ -151,28 +174,38 @@ def _probabilities_sum_to_one(subject: str, policy: Policy, space: gym.Space[Any
     )
 
 
-def _samples_against_log_prob(subject: str, policy: Policy, space: gym.Space[Any]) -> Iterator[Row]:
-    """Where samples come from pi, the mean of grad log pi is 0, and that of -log pi is the entropy."""
-    scores, surprises, rows, batches = [], [], 20_000, 64
-    states = _observations(space, 1024, torch.float64)
-    likely = policy.evaluate(states, policy.sample(states))[1].argsort(descending=True)
-    states = states[likely[:16]]  # where the policy is least certain: a saturated one shows no fault of its sampler
-    observation = states.repeat_interleave(rows // len(states), dim=0)
-    rows = len(observation)
-    entropy = policy.evaluate(states, policy.sample(states))[1].detach().mean().reshape(1)
-    for _ in range(batches):
-        action = policy.sample(observation)
-        log_prob = policy.log_prob(observation, action)
+SAMPLES, BATCHES = 20_000, 64  # rows of a batch, and how many
+
+
+def _mean_score(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+    """Where samples come from pi, the mean of grad log pi is 0."""
+    observation, found = _uncertain_observations(policy, space), []
+    for _ in range(BATCHES):
+        log_prob = policy.log_prob(observation, policy.sample(observation))
         gradients = torch.autograd.grad(log_prob.mean(), list(policy.parameters()), allow_unused=True)
-        scores.append(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
-        surprises.append(-log_prob.detach().mean().reshape(1))
-    note = f"n = {rows * batches:,}"
-    z = z_score(torch.stack(scores), torch.zeros_like(scores[0]))
-    yield Row(
-        subject, "samples against log-probability", z, STANDARD_ERRORS, "standard errors", f"mean score is 0, {note}"
-    )
-    z = z_score(torch.stack(surprises), entropy)
-    yield Row(subject, "samples against entropy", z, STANDARD_ERRORS, "standard errors", f"mean of -log pi, {note}")
+        found.append(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
+    z = z_score(torch.stack(found), torch.zeros_like(found[0]))
+    note = f"mean score is 0, n = {len(observation) * BATCHES:,}"
+    return Row(subject, "samples against log-probability", z, STANDARD_ERRORS, "standard errors", note)
+
+
+def _mean_surprise(subject: str, policy: Policy, space: gym.Space[Any]) -> Row:
+    """Where samples come from pi, the mean of -log pi is its entropy."""
+    observation = _uncertain_observations(policy, space)
+    with torch.no_grad():
+        entropy = policy.evaluate(observation, policy.sample(observation))[1].mean().reshape(1)
+        found = [-policy.log_prob(observation, policy.sample(observation)).mean().reshape(1) for _ in range(BATCHES)]
+    z = z_score(torch.stack(found), entropy)
+    note = f"mean of -log pi, n = {len(observation) * BATCHES:,}"
+    return Row(subject, "samples against entropy", z, STANDARD_ERRORS, "standard errors", note)
+
+
+def _uncertain_observations(policy: Policy, space: gym.Space[Any]) -> Tensor:
+    """16 observations where the policy is least certain, many times over: saturated, it hides its sampler's faults."""
+    states = _observations(space, 1024, torch.float64)
+    with torch.no_grad():
+        likely = policy.evaluate(states, policy.sample(states))[1].argsort(descending=True)
+    return states[likely[:16]].repeat_interleave(SAMPLES // 16, dim=0)
 
 
 def _batch(policy: Policy, space: gym.Space[Any], count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,21 +226,17 @@ def _observations(space: gym.Space[Any], count: int, dtype: torch.dtype = torch.
     return torch.as_tensor(np.stack(rows)).to(dtype)
 
 
-def _all_actions(policy: Policy, observation: Tensor) -> Tensor | None:
-    """Every action of a finite space, [A, *action_shape]; the space is told from the policy, or from its samples."""
-    space = getattr(policy, "action_space", None)
-    if isinstance(policy, BiasPolicy):
-        space = spaces.Discrete(2)
+def _all_actions(space: gym.Space[Any]) -> Tensor | None:
+    """Every action of a finite space, [A, *action_shape]; None where it is not finite, or too large to list."""
     if isinstance(space, spaces.Discrete):
-        choices = [range(int(space.start), int(space.start + space.n))]
-    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.prod() <= MOST_ACTIONS:
+        return torch.arange(int(space.start), int(space.start + space.n)) if space.n <= MOST_ACTIONS else None
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.prod() <= MOST_ACTIONS:
         choices = [range(start, start + n) for start, n in zip(space.start.tolist(), space.nvec.tolist(), strict=True)]
-    elif isinstance(space, spaces.MultiBinary) and 2 ** policy.sample(observation).shape[-1] <= MOST_ACTIONS:
-        choices = [range(2)] * policy.sample(observation).shape[-1]
+    elif isinstance(space, spaces.MultiBinary) and 2 ** int(np.prod(space.shape)) <= MOST_ACTIONS:
+        choices = [range(2)] * int(np.prod(space.shape))
     else:
         return None
-    actions = torch.tensor(list(itertools.product(*choices)))
-    return actions.squeeze(-1) if isinstance(space, spaces.Discrete) else actions
+    return torch.tensor(list(itertools.product(*choices)))
 
 
 def slope(policy: Policy, function: Callable[[], Tensor], direction: Tensor, step: float = 1e-3) -> Tensor:

@@ -53,12 +53,13 @@ def restaurant_rows(subject: str, policy: BiasPolicy, env_id: str, kwargs: dict[
         seed: Of everything that is drawn.
     """
     model = RestaurantModel(weight=policy.weight.item(), **kwargs)
+    settings = f"; weight {model.weight:g}, {kwargs}" if kwargs else ""
     torch.manual_seed(seed)
     for bias in (0.0, -4.0, -9.0):
         lesson = BiasPolicy(weight=policy.weight.item(), bias=bias).double()
         exact = -model.gradient(bias)  # of the loss
         expectation = _restaurant_expectation(lesson, env_id, kwargs, model)
-        note = f"bias {bias:g}, exact {exact:+.6f}, quadrature over hunger, places and orders"
+        note = f"bias {bias:g}, exact {exact:+.6f}, by quadrature{settings}"
         error = abs(expectation - exact) / abs(exact)
         yield Row(subject, "expectation against exact", error, 1e-9, "relative", note)
     batches = _restaurant_samples(BiasPolicy(weight=policy.weight.item(), bias=-4.0).double(), env_id, kwargs, seed)
@@ -322,7 +323,7 @@ def shipped_rows(seed: int, episodes: int) -> Iterator[Row]:
         spaces.MultiBinary(3),
         spaces.Box(-2.0, 2.0, (3,)),
     ):
-        yield from policy_rows(f"MLPPolicy, {type(space).__name__}", MLPPolicy(box, space, (8, 8)), box, seed)
+        yield from policy_rows(f"MLPPolicy, {type(space).__name__}", MLPPolicy(box, space, (8, 8)), box, space, seed)
     for env_id in ("FrozenLake-v1", "CliffWalking-v1"):
         yield from rows(None, env_id, seed, episodes)
 
@@ -339,14 +340,15 @@ def rows(policy: Policy | None, env_id: str, seed: int, episodes: int) -> Iterat
     env = gym.make(env_id)
     policy = policy or MLPPolicy(env.observation_space, env.action_space, ())
     subject = f"{type(policy).__name__}, {env_id.rpartition(':')[2]}"
-    yield from policy_rows(subject, policy, env.observation_space, seed)
+    yield from policy_rows(subject, policy, env.observation_space, env.action_space, seed)
     try:
         mdp = FiniteMDP.from_gymnasium(env, discount=0.95)
     except TypeError as error:
         if isinstance(policy, BiasPolicy) and env.unwrapped.__class__.__name__ == "RestaurantEnv":
             yield from restaurant_rows(subject, policy, env_id, {}, seed)
         else:
-            yield Row(subject, "expectation against exact", note=str(error))
+            note = f"{error}; Restaurant-v0 has a closed form for BiasPolicy only"
+            yield Row(subject, "expectation against exact", note=note)
     else:
         limit = env.spec.max_episode_steps if env.spec else None
         yield from mdp_rows(subject, policy, mdp, min(limit or 50, 100), episodes, seed)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import GradientMismatchError, SetupError, TrainConfig, TrainResult, train
 from pgtorch.config import LESSON
+from pgtorch.run_folder import RUNS
 
 gc.freeze()
 gc.enable()
@@ -111,15 +112,17 @@ def summary(result: TrainResult) -> str:
     if "bias" in figures:
         lines = [
             f"bias                         {figures['bias']:8.3f}",
-            f"  mean over the last half    {figures['late_bias']:8.3f}   hovers around {figures['late_bias']:.1f}",
+            f"  mean over the last half    {figures['late_bias']:8.3f}   hovers around {figures['late_bias']:.1f}, "
+            f"standard deviation {figures['late_bias_deviation']:.1f}",
             f"P(Norm | hunger 0.0)         {figures['p_norm_hunger_0']:8.2f}",
             f"P(Norm | hunger 1.0)         {figures['p_norm_hunger_1']:8.2f}",
         ]
     if "largest_gradient_difference" in figures:
         difference = figures["largest_gradient_difference"]
         lines.append(f"largest gradient difference  {difference:8.1f}   autograd against the chain rule by hand")
+    shown = result.run_dir.parent if result.run_dir.parent == RUNS else result.run_dir
     lines.append(f"run folder                   {result.run_dir}")
-    lines.append(f"see it                       tensorboard --logdir {result.run_dir.parent}")
+    lines.append(f"see it                       tensorboard --logdir {shown}")
     return "\n".join(lines)
 
 

@@ -101,7 +101,12 @@ def make_policy(name: str, observation_space: gym.Space[Any], action_space: gym.
     made = getattr(importlib.import_module(module), attribute)
     if not (isinstance(made, type) and issubclass(made, Policy)):
         raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
-    takes_spaces = inspect.signature(made).parameters
+    needed = [
+        p
+        for p in inspect.signature(made).parameters.values()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    takes_spaces = len(needed) > 0
     policy: Policy = made(observation_space, action_space) if takes_spaces else made()
     return policy
 

@@ -99,6 +99,7 @@ def test_summary_is_of_the_last_line_and_of_the_last_half():
     assert summarise(lines) == {
         "bias": 4.0,
         "late_bias": 3.0,
+        "late_bias_deviation": pytest.approx((2 / 3) ** 0.5),
         "p_norm_hunger_0": 0.1,
         "p_norm_hunger_1": 0.9,
         "largest_gradient_difference": 0.25,

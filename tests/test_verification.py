@@ -28,7 +28,7 @@ def test_status(row, status):
 def test_the_policy_stays_as_it_was():
     policy = MLPPolicy(spaces.Box(-1, 1, (2,)), spaces.Discrete(3), (4,))
     before = [parameter.clone() for parameter in policy.parameters()]
-    list(policy_rows("", policy, spaces.Box(-1, 1, (2,)), seed=0))
+    list(policy_rows("", policy, spaces.Box(-1, 1, (2,)), spaces.Discrete(3), seed=0))
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
     assert next(policy.parameters()).dtype == torch.float32
 
@@ -87,3 +87,22 @@ def test_a_wrong_policy_of_ones_own_is_caught():
     env = gym.make("FrozenLake-v1")
     found = rows(Wrong(env.observation_space, env.action_space), "FrozenLake-v1", seed=0, episodes=1000)
     assert "samples against log-probability" in {row.check for row in found if row.status == "FAIL"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ({"log_prob": lambda self, o, a: Mine.log_prob(self, o, a).detach()}, "autograd against manual, float64"),
+        ({"log_prob": lambda self, o, a: Mine.log_prob(self, o, a).detach()}, "autograd against finite differences"),
+        ({"sample": lambda self, o: Mine.sample(self, o) + 4}, "samples outside the action space"),
+        (
+            {"distribution": lambda self, o: 1 / 0 if len(o) > 5000 else Mine.distribution(self, o[:, :3])},
+            "probabilities sum to 1",
+        ),
+    ],
+)
+def test_a_policy_that_cannot_be_asked_fails(fault, check):
+    env = gym.make("FrozenLake-v1")
+    policy = type("Faulty", (Mine,), fault)(env.observation_space, env.action_space)
+    found = {row.check: row for row in policy_rows("", policy, env.observation_space, env.action_space, seed=0)}
+    assert found[check].status == ("SKIP" if "manual" in check else "FAIL")
