@@ -1,6 +1,7 @@
 """Observations and rewards brought to a scale of about 1 by running statistics.
 
-Statistics move between rollouts, never within one: a rollout is played by one policy.
+Statistics move between rollouts, never within one: a rollout is played by one policy. Rewards are brought to scales
+that know the rollout already, so that the first one is not learned from in raw numbers.
 """
 
 from __future__ import annotations

@@ -206,14 +206,14 @@ class RolloutCollector:
         return observation if self.normalize_observation is None else self.normalize_observation(observation)
 
     def _learn_scales(self) -> None:
-        """Normalise the rollout's rewards by the scales it was played with; then let it move the scales."""
+        """Let the rollout move the scales, and bring its rewards to them; observations were seen at those before."""
         arrays = self._arrays
         if self._raw is not None and self.normalize_observation is not None:
             self.normalize_observation.moments.update(self._raw[arrays["valid"]])
         if self.normalize_reward is not None:
-            paid, ended = arrays["reward"].copy(), arrays["terminated"] | arrays["truncated"]
-            arrays["reward"][:] = self.normalize_reward(paid)
-            self.normalize_reward.update(paid, ended, arrays["valid"])
+            ended = arrays["terminated"] | arrays["truncated"]
+            self.normalize_reward.update(arrays["reward"], ended, arrays["valid"])
+            arrays["reward"][:] = self.normalize_reward(arrays["reward"])
 
 
 def _one(batch: Any, index: int) -> Any:

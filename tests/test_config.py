@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pgtorch import TrainConfig
+from pgtorch.config import GENERAL, TUNED
 
 
 def test_defaults_are_the_lesson():
@@ -30,6 +31,16 @@ def test_defaults_are_the_lesson():
         ({"seed": -1}, ValueError, "seed must be at least 0 .* got -1"),
         ({"seed": 2**64}, ValueError, "seed must be at least 0 and at most"),
         ({"optimizer": "newton"}, ValueError, "optimizer must be one of .*'sgd', 'adam'.*got 'newton'"),
+        ({"discount": 1.1}, ValueError, r"discount must be a finite number at least 0 and at most 1, got 1.1"),
+        ({"smoothing": -0.1}, ValueError, r"smoothing must be .* got -0.1"),
+        ({"entropy_coefficient": -1.0}, ValueError, "entropy_coefficient must be .* at least 0, got -1.0"),
+        ({"value_coefficient": float("nan")}, ValueError, "value_coefficient must be .* got nan"),
+        ({"max_gradient_norm": 0.0}, ValueError, "max_gradient_norm must be a finite number above 0, got 0.0"),
+        ({"target_return": float("inf")}, ValueError, "target_return must be a finite number, got inf"),
+        ({"hidden_sizes": (0,)}, ValueError, "hidden_sizes must be at least 1, got 0"),
+        ({"hidden_sizes": 64}, TypeError, "hidden_sizes must be a sequence of integers, got 64"),
+        ({"multiplier": "luck"}, ValueError, "multiplier must be one of .* got 'luck'"),
+        ({"standardise": 1}, TypeError, "standardise must be a bool, got 1"),
         ({"env_id": 3}, TypeError, "env_id must be a str, got 3"),
         ({"env_kwargs": []}, TypeError, r"env_kwargs must be a dict, got \[\]"),
         ({"pictures": 1}, TypeError, "pictures must be a bool, got 1"),
@@ -39,6 +50,19 @@ def test_defaults_are_the_lesson():
 def test_refuses_what_is_out_of_range(settings, error, message):
     with pytest.raises(error, match=message):
         TrainConfig(**settings)
+
+
+def test_defaults_follow_the_environment():
+    cartpole = TrainConfig("CartPole-v1", seed=3)
+    assert (cartpole.policy, cartpole.optimizer, cartpole.multiplier, cartpole.seed) == ("mlp", "adam", "gae", 3)
+    assert cartpole.num_envs == TUNED["CartPole-v1"]["num_envs"]
+    assert TrainConfig(env_id="module:CartPole-v1").num_envs == cartpole.num_envs
+    assert TrainConfig("CartPole-v1", num_envs=5).num_envs == 5
+    assert TrainConfig("Nobody-tuned-v0") == TrainConfig("Nobody-tuned-v0", **GENERAL)
+    assert TrainConfig("Restaurant-v0") == dataclasses.replace(TrainConfig(), env_id="Restaurant-v0")
+    assert dataclasses.replace(cartpole, seed=4).num_envs == cartpole.num_envs
+    with pytest.raises(TypeError, match="spice"):
+        TrainConfig("CartPole-v1", spice=1)
 
 
 def test_is_plain_json():

@@ -236,7 +236,7 @@ def test_rewards_and_observations_are_normalised_but_statistics_are_not():
         plain = raw.collect(RandomPolicy())
         scaled = (plain.observation[:-1].numpy() - before[0].moments.mean) / np.sqrt(before[0].moments.variance + 1e-8)
         np.testing.assert_allclose(rollout.observation[:-1], scaled.clip(-10, 10), rtol=1e-5, atol=1e-5)
-        paid = plain.reward.numpy() / np.sqrt(before[1].moments.variance[0] + 1e-8)
+        paid = plain.reward.numpy() / np.sqrt(normalizers[1].moments.variance[0] + 1e-8)
         np.testing.assert_allclose(rollout.reward, paid.clip(-10, 10), rtol=1e-5, atol=1e-6)
         ours, theirs = collector.episodes.take(), raw.episodes.take()
         assert np.array_equal(ours[0], theirs[0])

@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from pgtorch import TrainConfig, train
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "lesson"
+    return train(TrainConfig(num_updates=600, run_dir=folder, pictures=False)).run_dir
+
+
+def test_the_lesson(run_script, lesson, tmp_path):
+    done = run_script("evaluate.py", lesson, "--episodes", 2000, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["greedy"]["mean_return"] == pytest.approx(0.65, abs=0.12)
+    for way in ("sampled", "greedy"):
+        low, high = found[way]["interval"]
+        assert low <= found[way]["mean_return"] <= high
+    assert found["p_norm"]["0.0"] < 0.01
+    assert found["p_norm"]["1.0"] > 0.99
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_for_people(run_script, lesson, tmp_path):
+    done = run_script("evaluate.py", lesson, cwd=tmp_path)
+    assert "sampled  mean return" in done.stdout
+    assert "95 % interval" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("P(Norm)  0.0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("nowhere", "nowhere"),
+        ("", "Folder of a finished run"),
+        ("nowhere --episodes 0", "episodes must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(run_script, tmp_path, flags, named):
+    done = run_script("evaluate.py", *flags.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert named in done.stderr
