@@ -221,7 +221,7 @@ class TrainResult:
     run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, pictures
     num_updates: int
     num_env_steps: int
-    summary: dict[str, float]  # see `metrics.summarise`
+    summary: dict[str, float]  # `metrics.summarise`, and the mean return of the last 100 episodes: `recent_return`
 
 
 Callback = Callable[[int, Mapping[str, float]], None]
@@ -262,7 +262,8 @@ def train(
             if config.pictures:
                 for tag, picture in pictures.draw(run_dir, lines).items():
                     writer.write_picture(tag, picture, trainer.num_env_steps)
-    summary = metrics.summarise(lines)
+    recent = trainer.collector.episodes.recent
+    summary = metrics.summarise(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})
     return TrainResult(trainer.policy, run_dir, trainer.num_updates, trainer.num_env_steps, summary)
 
 

@@ -117,9 +117,12 @@ def summary(result: TrainResult) -> str:
             f"P(Norm | hunger 0.0)         {figures['p_norm_hunger_0']:8.2f}",
             f"P(Norm | hunger 1.0)         {figures['p_norm_hunger_1']:8.2f}",
         ]
+    elif "recent_return" in figures:
+        lines = [f"mean return                  {figures['recent_return']:8.2f}   last 100 episodes"]
+    lines.append(f"environment steps            {result.num_env_steps:8,}   in {result.num_updates:,} updates")
     if "largest_gradient_difference" in figures:
         difference = figures["largest_gradient_difference"]
-        lines.append(f"largest gradient difference  {difference:8.1f}   autograd against the chain rule by hand")
+        lines.append(f"largest gradient difference  {difference:8.2g}   autograd against the chain rule by hand")
     shown = result.run_dir.parent if result.run_dir.parent == RUNS else result.run_dir
     lines.append(f"run folder                   {result.run_dir}")
     lines.append(f"see it                       tensorboard --logdir {shown}")

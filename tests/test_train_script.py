@@ -17,7 +17,7 @@ def test_the_lesson_in_the_terminal(run_script, tmp_path):
         rf"mean over the last half +{late:.3f} +hovers around {late:.1f}, standard deviation \d\.\d\n",
         r"P\(Norm \| hunger 0\.0\) +0\.00\n",
         r"P\(Norm \| hunger 1\.0\) +1\.00\n",
-        r"largest gradient difference +0\.0 ",
+        r"largest gradient difference +0 ",
         rf"run folder +runs/{run.name}\n",
         r"tensorboard --logdir runs\n",
     ):
