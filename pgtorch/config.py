@@ -38,7 +38,11 @@ GENERAL: dict[str, Any] = {
 
 # By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
 TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"num_envs": 64, "num_steps": 8, "learning_rate": 2e-3},
+    "CartPole-v1": {
+        "num_envs": 32,
+        "num_steps": 16,
+        "learning_rate": 2e-3,
+    },  # solved by 5 of 5 seeds in 108k to 179k steps
     "Acrobot-v1": {},
     "Pendulum-v1": {"discount": 0.9, "num_updates": 2000},
     "FrozenLake-v1": {"hidden_sizes": (), "normalise_observations": False, "entropy_coefficient": 0.01},

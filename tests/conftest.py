@@ -12,10 +12,7 @@ import restaurant_env  # noqa: F401 -- registers Restaurant-v0
 
 ROOT = Path(__file__).parents[1]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+torch.set_num_threads(1)  # here, not in a fixture: those of a module come first, and two threads may be far slower
 
 
 @pytest.fixture

@@ -44,12 +44,12 @@ def serves_large(draw: Float, probability: Float) -> Bool:
 
 def reward_of(large: Bool, hungry: Bool, scale: float) -> Float:
     """+scale where the order suits (large and hungry, or small and not hungry), -scale where it does not."""
-    return np.where(large == hungry, scale, -scale)
+    return scale * (2.0 * (large == hungry) - 1.0)  # arithmetic: np.where takes ten times as long on mixed masks
 
 
 def significance(hunger: Float, hungry_above: float) -> Float:
     """Factor of a graded reward: 2 where hunger is more than 0.25 away from the threshold, else 1."""
-    return np.where(abs(hunger - hungry_above) > SIGNIFICANT_DISTANCE, 2.0, 1.0)
+    return 1.0 + (abs(hunger - hungry_above) > SIGNIFICANT_DISTANCE)
 
 
 def _array(value: Any) -> NDArray[Any]:
@@ -398,7 +398,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
                 'autoreset is disabled: call reset(options={"reset_mask": mask}) for the environments whose visit '
                 f"has ended, here {np.flatnonzero(self._visited).tolist()}"
             )
-        hunger, draw = self._hunger, self.np_random.random(self.num_envs)
+        hunger, draw = self._hunger, self.np_random.random(self.num_envs, np.float32)
         large, hungry, reward = self.settings.serve(hunger, actions, draw)
         if self.render_mode is not None:
             self._last = _LastVisits(hunger, actions.copy(), large, reward.copy(), serving.copy())
