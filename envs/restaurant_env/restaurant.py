@@ -398,7 +398,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
                 'autoreset is disabled: call reset(options={"reset_mask": mask}) for the environments whose visit '
                 f"has ended, here {np.flatnonzero(self._visited).tolist()}"
             )
-        hunger, draw = self._hunger, self.np_random.random(self.num_envs, np.float32)
+        hunger, draw = self._hunger, self.np_random.random(self.num_envs)
         large, hungry, reward = self.settings.serve(hunger, actions, draw)
         if self.render_mode is not None:
             self._last = _LastVisits(hunger, actions.copy(), large, reward.copy(), serving.copy())
