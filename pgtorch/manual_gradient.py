@@ -87,6 +87,8 @@ def _gradient(
         return _mlp_policy_gradient(policy, observation, action, multiplier, arithmetic)
     if action.ndim != 1:
         raise ValueError(f"action must have shape [B], got {list(action.shape)}")
+    if observation.shape[1:] != (1,):
+        raise ValueError(f"observation must have shape [B, 1] (hunger), got {list(observation.shape)}")
     assert isinstance(policy, BiasPolicy)
     lesson = _bias_policy_gradient if arithmetic is _SIGNED else _bias_policy_magnitude
     return lesson(policy, observation, action, multiplier)

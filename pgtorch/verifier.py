@@ -301,9 +301,13 @@ def _sampled_against_exact(subject: str, policy: Policy, mdp: FiniteMDP, horizon
     for _ in range(100):
         played = sample_trajectories(mdp, probability, episodes // 100, horizon, generator)
         found.append(flat(_estimate(policy, mdp, played, multiplier(played))[0]))
-    z = z_score(torch.stack(found), flat(_exact(policy, mdp, horizon)))
+    batches, check = torch.stack(found), "sampled mean against exact"
+    silent = int((batches == 0).all(dim=1).sum())
+    if silent > 10:  # noqa: PLR2004 -- of 100: then the mean is not yet normally distributed
+        return Row(subject, check, note=f"too few episodes: {silent} of 100 batches saw no reward; raise --episodes")
+    z = z_score(batches, flat(_exact(policy, mdp, horizon)))
     note = f"n = {100 * (episodes // 100):,} episodes of at most {horizon} steps"
-    return Row(subject, "sampled mean against exact", z, STANDARD_ERRORS, "standard errors", note)
+    return Row(subject, check, z, STANDARD_ERRORS, "standard errors", note)
 
 
 # Everything

@@ -162,3 +162,9 @@ def test_refuses_what_it_has_no_derivation_for():
 def test_refuses_shapes_that_do_not_fit(action, multiplier):
     with pytest.raises(ValueError, match=r"must have (the same first dimension B|shape \[B\]), "):
         manual_gradient(BiasPolicy(), torch.zeros(3, 1), torch.zeros(action), torch.ones(multiplier))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 1, 1)])
+def test_refuses_what_is_not_hunger(shape):
+    with pytest.raises(ValueError, match=r"observation must have shape \[B, 1\] \(hunger\), got"):
+        manual_gradient(BiasPolicy(), torch.zeros(shape), torch.zeros(3), torch.ones(3))
