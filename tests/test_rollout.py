@@ -135,7 +135,7 @@ def test_refuses_spaces_it_cannot_store(space, kind, message):
         RolloutCollector(env, 1, seed=0)
 
 
-def last_seen(env):
+def last_seen():
     """A value function that tells an observation by its numbers: 100 x environment + 10 x episode + step."""
     return lambda observation: observation @ torch.tensor([100.0, 10.0, 1.0])
 
@@ -147,7 +147,7 @@ def test_next_values_are_of_the_observation_a_step_led_to(mode, truncate):
     collector = RolloutCollector(counting(mode, 3, truncate), 9, seed=0)
     for _ in range(3):
         rollout = collector.collect(RandomPolicy())
-        value, following = rollout.values(last_seen(None))
+        value, following = rollout.values(last_seen())
         judged = rollout.valid & ~rollout.terminated
         assert torch.equal(following[judged], value[judged] + 1)
         assert rollout.truncated.any() == truncate
