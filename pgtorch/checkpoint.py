@@ -1,27 +1,171 @@
-"""A trained policy on disk, and back."""
+"""Checkpoints: written so that a crash at any moment loses none, read so that a damaged one never passes for whole.
+
+A checkpoint is one file of plain types and tensors. It is written beside its place, read back, and only then moved
+there; the two newest are kept. Every byte that matters is covered by the checksums of the zip format that `torch.save`
+writes, and nothing in it is ever run.
+"""
 
 from __future__ import annotations
 
-import json
-import pickle
+import errno
+import io
+import os
+import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
+from torch import Tensor
 
 from pgtorch.config import TrainConfig
 from pgtorch.normalization import ObservationNormalizer
 from pgtorch.policies import BiasPolicy, MLPPolicy, Policy
 
-POLICY_FILE = "policy.pt"
 FORMAT = 1
+KEPT = 2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(ValueError):
-    """A run's files cannot be loaded; the message names the file and what is wrong with it."""
+    """A checkpoint cannot be written or loaded; the message names the file and what is wrong with it."""
+
+
+def save_checkpoint(folder: Path, number: int, content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint; the older ones stay whole until it is in its place.
+
+    Args:
+        folder: The run's folder.
+        number: Of the update, from 0; the newest checkpoint is the one of the highest number.
+        content: Nested dicts, lists, numbers, strings and tensors.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: Where it cannot be written, or holds numbers that are not finite.
+    """
+    path = folder / f"checkpoint-{number:09d}.pt"
+    require_finite(content.get("trainer"), f"{path}: trainer")
+    data = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, data)
+    temporary = folder / f".{path.name}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        read_checkpoint(temporary)
+        temporary.replace(path)
+        _sync_folder(folder)
+        for old in checkpoints(folder)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = "no space left to write it" if error.errno in _NO_SPACE else "it cannot be written"
+        raise CheckpointError(f"{path}: {reason} ({error.strerror}); the checkpoints before it are whole") from error
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one checkpoint, all of it or nothing.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: Where it is missing, damaged, of another format, or holds anything but plain types and tensors.
+    """
+    try:
+        data = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+        content = None if damaged else torch.load(io.BytesIO(data), weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__} {reason}".rstrip()) from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} must be a checkpoint of format {FORMAT}, got {found!r}")
+    return content
+
+
+def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the newest checkpoint that is whole; warns of each newer one that is not.
+
+    Raises:
+        CheckpointError: Where there is none.
+    """
+    reasons = []
+    for path in checkpoints(folder):
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        for reason in reasons:
+            warnings.warn(f"{reason}; going back to {path.name}", stacklevel=2)
+        return path, content
+    raise CheckpointError("; ".join(reasons) or f"{folder} holds no checkpoint")
+
+
+def require_like(found: Any, expected: Any, where: str) -> None:
+    """See that something loaded is built like something that is known to be right.
+
+    Args:
+        found: Nested dicts, lists, numbers, strings and tensors.
+        expected: The same of the live objects. Types, keys, shapes and dtypes must be equal, strings too; a list is one
+            of numbers, of any length.
+        where: What it is, for the message.
+
+    Raises:
+        CheckpointError: Where it is not, or holds a number that is not finite.
+    """
+    if type(found) is not type(expected):
+        raise CheckpointError(f"{where} must be a {type(expected).__name__}, got {type(found).__name__}")
+    if isinstance(expected, dict):
+        if found.keys() != expected.keys():
+            missing, extra = sorted(expected.keys() - found.keys()), sorted(map(str, found.keys() - expected.keys()))
+            raise CheckpointError(
+                f"{where} must have keys {sorted(expected)}, missing {missing}, more than that {extra}"
+            )
+        for key, value in expected.items():
+            require_like(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, Tensor):
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise CheckpointError(
+                f"{where} must be {expected.dtype} of shape {list(expected.shape)}, "
+                f"got {found.dtype} of shape {list(found.shape)}"
+            )
+    elif isinstance(expected, list) and not all(type(value) is float for value in found):
+        raise CheckpointError(f"{where} must be a list of numbers, got {found!r:.100}")
+    elif isinstance(expected, str) and found != expected:
+        raise CheckpointError(f"{where} must be {expected!r}, got {found!r:.100}")
+    elif isinstance(expected, int) and found < 0:
+        raise CheckpointError(f"{where} must be at least 0, got {found}")
+    require_finite(found, where)
+
+
+def require_finite(value: Any, where: str) -> None:
+    """Raise `CheckpointError` where a nested value holds a floating number that is not finite."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "environment":  # which may well hold infinities, as bounds for instance
+                require_finite(item, f"{where}.{key}")
+    elif isinstance(value, Tensor | float | list):
+        numbers = torch.as_tensor(value)
+        if numbers.is_floating_point() and not numbers.isfinite().all():
+            raise CheckpointError(f"{where} must be finite, got {numbers[~numbers.isfinite()].flatten()[0].item()}")
 
 
 @dataclass(frozen=True)
@@ -33,74 +177,66 @@ class SavedRun:
     normalize_observation: ObservationNormalizer | None
 
 
-def save_policy(folder: Path, policy: Policy, normalize_observation: ObservationNormalizer | None) -> Path:
-    """Write a policy's parameters, and the statistics that its observations were normalised with.
+def load_run(folder: Path, policy: Policy | None = None) -> SavedRun:
+    """Load the policy of a run from its newest checkpoint.
 
     Args:
         folder: The run's folder.
-        policy: The policy.
-        normalize_observation: As in training, or None.
-
-    Returns:
-        The file, `policy.pt` in the folder.
-    """
-    moments = None if normalize_observation is None else normalize_observation.moments
-    content = {
-        "format": FORMAT,
-        "class": type(policy).__name__,
-        "parameters": policy.state_dict(),
-        "mean": None if moments is None else torch.as_tensor(moments.mean),
-        "variance": None if moments is None else torch.as_tensor(moments.variance),
-    }
-    path = folder / POLICY_FILE
-    torch.save(content, path)
-    return path
-
-
-def load_run(folder: Path) -> SavedRun:
-    """Load the policy of a finished run.
-
-    Args:
-        folder: The run's folder.
+        policy: For a policy of one's own: one of its class, whose parameters are replaced.
 
     Returns:
         Its settings, its policy and its normaliser, frozen.
 
     Raises:
-        CheckpointError: Where a file is missing or damaged, or the policy is of a class that this library cannot make.
+        CheckpointError: Where there is no checkpoint, it is damaged, or the policy is of a class that this library
+            cannot make.
     """
+    path, content = read_newest(folder)
+    config = read_config(path, content)
     try:
-        return _load_run(folder)
-    except CheckpointError:
-        raise
-    except _DAMAGE as error:
-        raise CheckpointError(f"{folder} holds no run that can be loaded: {error}") from error
-
-
-_DAMAGE = (OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
-
-
-def _load_run(folder: Path) -> SavedRun:
-    config = TrainConfig(**json.loads((folder / "config.json").read_text())["config"])
-    content = torch.load(folder / POLICY_FILE, weights_only=True)
-    policy: Policy
-    if content["class"] == "BiasPolicy":
-        policy = BiasPolicy()
-    elif content["class"] == "MLPPolicy":
-        env = gym.make(config.env_id, **_scalar_settings(config))
-        policy = MLPPolicy(env.observation_space, env.action_space, config.hidden_sizes)
-        env.close()
-    else:
-        raise CheckpointError(f"{folder}: the policy is a {content['class']}, which only its own code can make")
-    policy.load_state_dict(content["parameters"])
-    normalizer = None
-    if content["mean"] is not None:
-        normalizer = ObservationNormalizer(len(content["mean"]))
-        normalizer.moments.mean = content["mean"].numpy()
-        normalizer.moments.variance = content["variance"].numpy()
+        saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
+        policy = policy or _make_policy(config, saved["class"])
+        state = {"class": type(policy).__name__, "parameters": dict(policy.state_dict())}
+        require_like(saved, state, f"{path}: policy")
+        normalizer = None
+        if config.normalise_observations:
+            moments = collector["observation_moments"]
+            normalizer = ObservationNormalizer(len(moments["mean"]))
+            require_like(moments, normalizer.moments.state_dict(), f"{path}: observation_moments")
+            normalizer.moments.load_state_dict(moments)
+    except (KeyError, TypeError, gym.error.Error) as error:
+        raise CheckpointError(f"{path} does not hold a run: {error}") from error
+    policy.load_state_dict(saved["parameters"])
     return SavedRun(config, policy, normalizer)
 
 
-def _scalar_settings(config: TrainConfig) -> dict[str, Any]:
-    """The environment's settings without those that only its vector class has."""
-    return {name: value for name, value in config.env_kwargs.items() if name != "autoreset_mode"}
+def read_config(path: Path, content: Mapping[str, Any]) -> TrainConfig:
+    """The settings in a checkpoint.
+
+    Raises:
+        CheckpointError: Where they are none.
+    """
+    try:
+        return TrainConfig(**{**content["config"], "run_dir": path.parent})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: config: {error}") from error
+
+
+def _make_policy(config: TrainConfig, name: str) -> Policy:
+    if name == "BiasPolicy":
+        return BiasPolicy()
+    if name != "MLPPolicy":
+        raise CheckpointError(f"the policy is a {name}, which only its own code can make: pass one")
+    settings = {key: value for key, value in config.env_kwargs.items() if key != "autoreset_mode"}
+    env = gym.make(config.env_id, **settings)
+    env.close()
+    return MLPPolicy(env.observation_space, env.action_space, config.hidden_sizes)
+
+
+def _sync_folder(folder: Path) -> None:
+    """See that a renamed file is found under its new name after a power cut too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -51,8 +51,9 @@ def check_gradient(
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in policy.named_parameters()
     }
-    units, worst = 0.0, ""
+    difference, units, worst = 0.0, 0.0, ""
     if not all(torch.equal(autograd[name], manual[name]) for name in manual):
+        difference = max((autograd[name] - manual[name]).abs().max().item() for name in manual)
         magnitude = gradient_magnitude(policy, observation, action, multiplier)
         units, worst = difference_in_units(autograd, manual, magnitude)
     if units > (0.0 if isinstance(policy, BiasPolicy) else LIMIT):
@@ -61,10 +62,7 @@ def check_gradient(
             f"{_show(multiplier)}: gradient of {worst} by autograd {_show(autograd[worst])}, manual "
             f"{_show(manual[worst])}, {units:.3g} u C apart"
         )
-    logged = {
-        "gradient/absolute_difference": max((autograd[name] - manual[name]).abs().max().item() for name in manual),
-        "gradient/difference_in_units_of_u_c": units,
-    }
+    logged = {"gradient/absolute_difference": difference, "gradient/difference_in_units_of_u_c": units}
     if isinstance(policy, BiasPolicy):
         logged |= {"gradient/autograd": autograd["bias"].item(), "gradient/manual": manual["bias"].item()}
     return logged

@@ -18,7 +18,7 @@ from typing import Any
 
 import google_crc32c
 import torch
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 
@@ -46,6 +46,7 @@ TAGS = {
 
 DIFFERENCE = "gradient/absolute_difference"
 FLUSH_SECONDS = 1.0
+LINES = "metrics.jsonl"
 HUNGERS = (0.0, 0.5, 1.0)
 
 
@@ -78,8 +79,8 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         now = time.time()
-        name = f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("wb")
+        name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"  # TensorBoard reads them by name
+        self._file = (folder / name).open("xb")
         self._write(Event(wall_time=now, file_version="brain.Event:2"))
         self._scalars = Event()  # made once, filled anew for each step
 
@@ -94,6 +95,10 @@ class EventFile:
             value.simple_value = scalar
         self._write(self._scalars)
 
+    def write_restart(self, step: int) -> None:
+        """Tell a TensorBoard that is looking on to forget what it has seen from this step on."""
+        self._write(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
+
     def write_picture(self, step: int, tag: str, png: bytes) -> None:
         """One event with an image."""
         image = Summary.Image(encoded_image_string=png, colorspace=4)  # 4: RGBA
@@ -103,6 +108,11 @@ class EventFile:
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
         self._file.flush()
+
+    def flush_to_disk(self) -> None:
+        """See that everything written so far outlasts a power cut."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close."""
@@ -128,12 +138,21 @@ class MetricsWriter:
 
     Args:
         folder: The run's folder, which exists.
+        sizes: Of the files at the checkpoint that the run goes on from, by `flush_to_disk`: what was written after it
+            is cut off. None begins a run.
+        env_steps: Environment steps so far.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._lines = (folder / "metrics.jsonl").open("w")
+    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, env_steps: int = 0) -> None:
+        if sizes is not None:
+            _cut_files(folder, sizes)
+        self._folder = folder
+        self._lines = (folder / LINES).open("a")
         self._events = EventFile(folder)
+        if env_steps:
+            self._events.write_restart(env_steps + 1)
         self._start = self._flushed = time.time()
+        self._first_step = env_steps
 
     def __enter__(self) -> MetricsWriter:
         """Itself."""
@@ -154,7 +173,7 @@ class MetricsWriter:
         """
         now = time.time()
         self._lines.write(json.dumps({"update": update, "env_steps": env_steps, **metrics}) + "\n")
-        speed = env_steps / max(now - self._start, 1e-9)
+        speed = (env_steps - self._first_step) / max(now - self._start, 1e-9)
         self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
         if now - self._flushed > FLUSH_SECONDS:
             self.flush()
@@ -169,6 +188,45 @@ class MetricsWriter:
         self._events.flush()
         self._flushed = time.time()
 
+    def flush_to_disk(self) -> dict[str, int]:
+        """See that everything written so far outlasts a power cut.
+
+        Returns:
+            The size of each file in bytes, by name: for a checkpoint.
+        """
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        self._events.flush_to_disk()
+        return {path.name: path.stat().st_size for path in [self._folder / LINES, *_event_files(self._folder)]}
+
+
+def require_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    """See that a run's files still hold what they held at a checkpoint; missing event files are let pass.
+
+    Raises:
+        ValueError: Where they do not; the message names the file.
+    """
+    for name, size in sizes.items():
+        if name != LINES and Path(name).name != name:
+            raise ValueError(f"files must lie in the run's folder, got {name!r}")
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else -1 if name == LINES else size
+        if found < size:
+            raise ValueError(f"{path} must hold at least the {size} bytes of the checkpoint, got {max(found, 0)}")
+
+
+def _cut_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Cut off what was written after a checkpoint."""
+    for path in [folder / LINES, *_event_files(folder)]:
+        if path.name in sizes:
+            os.truncate(path, sizes[path.name])
+        else:
+            path.unlink()
+
+
+def _event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("events.out.tfevents.*"))
+
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`, oldest first; a last line torn by a crash is left out.
@@ -179,7 +237,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: Where it holds no metrics.
     """
-    lines = (folder / "metrics.jsonl").read_text().split("\n")
+    lines = (folder / LINES).read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]  # what stands behind the last line break is empty, or torn
 
 

@@ -6,7 +6,10 @@ that know the rollout already, so that the first one is not learned from in raw 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 CLIP = 10.0  # normalised values beyond it are cut off: outliers, not information
@@ -37,6 +40,19 @@ class RunningMoments:
         self.mean = self.mean + shift * share
         self.count = count
 
+    def state_dict(self) -> dict[str, Any]:
+        """Count, mean and variance, as plain types and tensors."""
+        return {
+            "count": self.count,
+            "mean": torch.from_numpy(self.mean.copy()),
+            "variance": torch.from_numpy(self.variance.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.count = state["count"]
+        self.mean, self.variance = state["mean"].numpy().copy(), state["variance"].numpy().copy()
+
 
 class ObservationNormalizer:
     """(observation - mean) / standard deviation, cut off at 10 in size.
@@ -65,7 +81,7 @@ class RewardNormalizer:
     def __init__(self, num_envs: int, discount: float) -> None:
         self.moments = RunningMoments(1)
         self.discount = discount
-        self._return = np.zeros(num_envs)  # of the episodes under way, [N]
+        self.discounted = np.zeros(num_envs)  # return of the episodes under way, [N]
 
     def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.floating]:
         """Normalise rewards of any shape by the statistics so far."""
@@ -77,7 +93,7 @@ class RewardNormalizer:
         """Take in a rollout, each [T, N]."""
         returns = np.empty(reward.shape)
         for t in range(len(reward)):
-            self._return = np.where(valid[t], self.discount * self._return + reward[t], self._return)
-            returns[t] = self._return
-            self._return = np.where(ended[t], 0.0, self._return)
+            self.discounted = np.where(valid[t], self.discount * self.discounted + reward[t], self.discounted)
+            returns[t] = self.discounted
+            self.discounted = np.where(ended[t], 0.0, self.discounted)
         self.moments.update(returns[valid][:, None])

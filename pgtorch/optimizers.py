@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
@@ -19,10 +19,14 @@ from torch.optim.sgd import sgd
 class Optimizer(Protocol):
     """What the trainer asks of an optimizer."""
 
+    parameters: list[nn.Parameter]
     learning_rate: float
 
-    def step(self) -> None:
-        """Move each parameter along its gradient."""
+    def step(self, share: float = 1.0) -> None:
+        """Move each parameter along its gradient, at this share of the learning rate."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers from step to step, by name; the tensors themselves."""
 
 
 class SGD:
@@ -38,21 +42,25 @@ class SGD:
         self.learning_rate = learning_rate
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move each parameter along its gradient."""
+    def step(self, share: float = 1.0) -> None:
+        """Move each parameter along its gradient, at this share of the learning rate."""
         moved = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         sgd(
             [parameter for parameter, _ in moved],
             [gradient for _, gradient in moved],
             [None] * len(moved),
             foreach=False,
-            lr=self.learning_rate,
+            lr=self.learning_rate * share,
             weight_decay=0.0,
             momentum=0.0,
             dampening=0.0,
             nesterov=False,
             maximize=False,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: plain gradient descent has no memory."""
+        return {}
 
 
 class Adam:
@@ -73,8 +81,8 @@ class Adam:
         self.steps = [torch.zeros(()) for _ in self.parameters]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move each parameter along its gradient."""
+    def step(self, share: float = 1.0) -> None:
+        """Move each parameter along its gradient, at this share of the learning rate."""
         state = zip(self.parameters, self.mean, self.mean_square, self.steps, strict=True)
         moved = [(parameter, parameter.grad, *rest) for parameter, *rest in state if parameter.grad is not None]
         if not moved:
@@ -92,11 +100,16 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self.learning_rate,
+            lr=self.learning_rate * share,
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Running means of gradients and their squares, and the number of steps, for each parameter."""
+        slots = {"mean": self.mean, "mean_square": self.mean_square, "steps": self.steps}
+        return {f"{name}.{i}": tensor for name, tensors in slots.items() for i, tensor in enumerate(tensors)}
 
 
 OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}

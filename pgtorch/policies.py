@@ -108,7 +108,7 @@ class BiasPolicy(Policy):
         target = action.to(logit.dtype)
         # The binary cross-entropy of a guess is -log P(place); from the logit, it is finite where P rounds to 0.
         log_prob = -functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
-        entropy = functional.softplus(logit) - logit * torch.sigmoid(logit)
+        entropy = functional.binary_cross_entropy_with_logits(logit, torch.sigmoid(logit), reduction="none")
         return log_prob, entropy
 
     @torch.no_grad()
@@ -183,7 +183,9 @@ class MLPPolicy(Policy):
         if isinstance(self.observation_space, spaces.Discrete) and not observation.is_floating_point():
             index = observation - int(self.observation_space.start)
             observation = functional.one_hot(index, int(self.observation_space.n))
-        return observation.flatten(1).to(next(self.parameters()).dtype)
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        return observation.flatten(1).to(first.weight.dtype)
 
     def distribution(self, observation: Tensor) -> ActionDistribution:
         """The distribution of the actions."""
@@ -226,9 +228,10 @@ def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
 
 def feed_forward(layers: nn.ModuleList, features: Tensor) -> Tensor:
     """Linear layers with a tanh between each two: [B, D] to [B, outputs]."""
-    for layer in layers[:-1]:
-        features = torch.tanh(layer(features))
-    output: Tensor = layers[-1](features)
+    first, *rest = layers
+    output: Tensor = first(features)
+    for layer in rest:
+        output = layer(torch.tanh(output))
     return output
 
 

@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgtorch.contract import require_bounds, require_finite, require_shapes
 from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
 from pgtorch.spaces import clipper, flattener
@@ -41,11 +42,11 @@ class Rollout:
 
     def __post_init__(self) -> None:
         """Look once whether there is filler at all; mostly there is none."""
-        self._all_valid = bool(self.valid.all())
+        self._num_rows, self._all_valid = self.valid.numel(), bool(self.valid.numpy().all())
 
     def rows(self, values: Tensor) -> Tensor:
         """The valid rows of [T, N, ...] values, in order of step and then environment: [B, ...]."""
-        flat = values[: len(self.valid)].flatten(0, 1)
+        flat = values.flatten(0, 1)[: self._num_rows]
         return flat if self._all_valid else flat[self.valid.flatten()]
 
     def values(self, value_function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -76,18 +77,18 @@ class EpisodeStatistics:
 
     def __init__(self, num_envs: int) -> None:
         self.recent: deque[float] = deque(maxlen=100)
-        self._return = np.zeros(num_envs)  # [N], of the episodes under way
-        self._length = np.zeros(num_envs, np.int64)  # [N]
+        self.total = np.zeros(num_envs)  # [N], of the episodes under way
+        self.length = np.zeros(num_envs, np.int64)  # [N]
         self._finished: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
         """Count one step of every environment; each argument is [N]."""
-        self._return += reward * valid
-        self._length += valid
+        self.total += reward * valid
+        self.length += valid
         if ended.any():
-            self._finished.append((self._return[ended], self._length[ended]))
-            self._return[ended] = 0.0
-            self._length[ended] = 0
+            self._finished.append((self.total[ended], self.length[ended]))
+            self.total[ended] = 0.0
+            self.length[ended] = 0
 
     def take(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
         """Returns and lengths [episodes] of those that ended since the last call; None where there are none."""
@@ -111,6 +112,8 @@ class RolloutCollector:
 
     Raises:
         TypeError: Where a space is not supported.
+
+    `collect` raises `ContractError` and `NonFiniteError` where the environment does not keep to its spaces.
     """
 
     def __init__(
@@ -141,7 +144,13 @@ class RolloutCollector:
         self._cut: list[tuple[int, Tensor, Tensor]] = []
         self._mode: AutoresetMode = env.metadata["autoreset_mode"]
         self._resetting = np.zeros(env.num_envs, np.bool_)  # [N]: whose next step is filler
-        self._observation = self._flatten(env.reset(seed=seed)[0], env.num_envs)  # [N, D]
+        self._bounds = spaces.flatten_space(env.single_observation_space)
+        self.num_steps = 0  # taken in each environment
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Start a new episode in every environment; those under way are given up."""
+        self._take(self.env.reset(seed=seed)[0])
 
     def collect(self, policy: Policy) -> Rollout:
         """Play T steps.
@@ -157,9 +166,43 @@ class RolloutCollector:
         for t in range(len(arrays["reward"])):
             self._step(t, policy)
         arrays["observation"][-1] = self._seen(self._observation)
+        observed = arrays["observation"][:-1] if self._raw is None else self._raw
+        require_bounds(observed, self._bounds, self.num_steps - len(observed))
         self.rollout = Rollout(**self._tensors, cut=self._cut)
         self._learn_scales()
         return self.rollout
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next rollout depends on but policy, environment and generators; no part is shared."""
+        under_way = {
+            "observation": self._observation,
+            "resetting": self._resetting,
+            "total": self.episodes.total,
+            "length": self.episodes.length,
+        }
+        state: dict[str, Any] = {name: torch.from_numpy(array.copy()) for name, array in under_way.items()}
+        state |= {"recent": list(self.episodes.recent), "num_steps": self.num_steps}
+        if self.normalize_observation is not None:
+            state["observation_moments"] = self.normalize_observation.moments.state_dict()
+        if self.normalize_reward is not None:
+            state["reward_moments"] = self.normalize_reward.moments.state_dict()
+            state["discounted"] = torch.from_numpy(self.normalize_reward.discounted.copy())
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
+        """Take over what `state_dict` gave; of the episodes under way only where the environment is in them too."""
+        self.episodes.recent.extend(state["recent"])
+        self.num_steps = state["num_steps"]
+        if self.normalize_observation is not None:
+            self.normalize_observation.moments.load_state_dict(state["observation_moments"])
+        if self.normalize_reward is not None:
+            self.normalize_reward.moments.load_state_dict(state["reward_moments"])
+        if not mid_episode:
+            return
+        self._observation, self._resetting = state["observation"].numpy().copy(), state["resetting"].numpy().copy()
+        self.episodes.total, self.episodes.length = state["total"].numpy().copy(), state["length"].numpy().copy()
+        if self.normalize_reward is not None:
+            self.normalize_reward.discounted = state["discounted"].numpy().copy()
 
     def _step(self, t: int, policy: Policy) -> None:
         arrays = self._arrays
@@ -168,12 +211,15 @@ class RolloutCollector:
         if self._raw is not None:
             self._raw[t] = self._observation
         action = policy.sample(self._tensors["observation"][t]).numpy()
+        self.num_steps += 1
         observation, reward, terminated, truncated, infos = self.env.step(self._clip(action))
+        require_shapes(self.env.num_envs, self.num_steps, reward=reward, terminated=terminated, truncated=truncated)
+        require_finite(reward, "reward", self.num_steps)
         arrays["action"][t] = action
         arrays["reward"][t] = reward
         arrays["terminated"][t] = terminated
         arrays["truncated"][t] = truncated
-        self._observation = self._flatten(observation, self.env.num_envs)
+        self._take(observation)
         ended = terminated | truncated
         self.episodes.record(reward, arrays["valid"][t], ended)
         if ended.any():
@@ -186,21 +232,28 @@ class RolloutCollector:
         if self._mode is AutoresetMode.NEXT_STEP and not ended.all():
             self._resetting = ended  # the row of the next step holds the final observation, and is filler
             return
+        if self._mode is AutoresetMode.SAME_STEP and not cut.any():
+            return
         environments = np.flatnonzero(cut)
-        if len(environments) and self._mode is AutoresetMode.SAME_STEP:
+        if self._mode is AutoresetMode.SAME_STEP:
             final = np.concatenate([self._flatten(_one(infos["final_obs"], int(i)), 1) for i in environments])
         else:
             final = self._observation[environments]
         if self._mode is AutoresetMode.NEXT_STEP:  # nothing but filler would come: let it pass, so that there are rows
             observation = self.env.step(self._clip(self._arrays["action"][t]))[0]
-            self._observation = self._flatten(observation, self.env.num_envs)
+            self._take(observation)
             self._resetting = np.zeros_like(ended)
         elif self._mode is AutoresetMode.DISABLED:
-            observation = self.env.reset(options={"reset_mask": ended})[0]
-            self._observation = self._flatten(observation, self.env.num_envs)
+            self._take(self.env.reset(options={"reset_mask": ended})[0])
         if len(environments):
+            require_finite(final, "final observation", self.num_steps)
             seen = torch.as_tensor(self._seen(final), dtype=torch.float32)
             self._cut.append((t, torch.as_tensor(environments), seen))
+
+    def _take(self, observation: Any) -> None:
+        """Make an observation of all environments the present one: [N, D]."""
+        self._observation = self._flatten(observation, self.env.num_envs)
+        require_finite(self._observation, "observation", self.num_steps)
 
     def _seen(self, observation: NDArray[Any]) -> NDArray[Any]:
         return observation if self.normalize_observation is None else self.normalize_observation(observation)

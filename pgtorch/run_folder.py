@@ -38,13 +38,18 @@ def create_run_folder(config: TrainConfig) -> Path:
         raise OSError(f"run_dir must be a folder that can be made, got {str(folder)!r}: {error}") from error
     if occupied:
         raise OSError(f"run_dir must be new or empty, one run a folder, got {str(folder)!r}, which holds something")
+    write_config(folder, config)
+    return folder
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Write `config.json`: settings, command line and versions."""
     record = {
         "config": config.to_dict(),
         "command": sys.argv,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-    return folder
 
 
 def _fresh_name(config: TrainConfig) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -16,9 +16,11 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.nn import functional
 
-from pgtorch import metrics, pictures, returns
-from pgtorch.checkpoint import save_policy
+from pgtorch import metrics, returns
+from pgtorch.checkpoint import CheckpointError, require_like
 from pgtorch.config import TrainConfig
+from pgtorch.contract import NonFiniteError, StepContract, StepTimeout
+from pgtorch.environment_state import UnknownStateError, put_state, take_state, why_unknown
 from pgtorch.gradient_check import check_gradient
 from pgtorch.losses import policy_gradient_loss
 from pgtorch.manual_gradient import has_derivation
@@ -26,7 +28,6 @@ from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.optimizers import OPTIMIZERS
 from pgtorch.policies import BiasPolicy, MLPPolicy, Policy, ValueFunction
 from pgtorch.rollout import Rollout, RolloutCollector
-from pgtorch.run_folder import create_run_folder
 
 
 class Trainer:
@@ -54,11 +55,11 @@ class Trainer:
             )
         learns_value = config.multiplier == "gae" or config.baseline == "value"
         self.value_function = ValueFunction(space, config.hidden_sizes) if learns_value else None
-        self.parameters = [
-            *self.policy.parameters(),
-            *(self.value_function.parameters() if self.value_function else ()),
-        ]
-        self.optimizer = OPTIMIZERS[config.optimizer](self.parameters, config.learning_rate)
+        make_optimizer = OPTIMIZERS[config.optimizer]
+        self.optimizers = {"policy": make_optimizer(self.policy.parameters(), config.learning_rate)}
+        if self.value_function is not None:
+            rate = config.value_learning_rate or config.learning_rate
+            self.optimizers["value"] = make_optimizer(self.value_function.parameters(), rate)
         self.collector = RolloutCollector(
             self.env,
             config.num_steps,
@@ -77,6 +78,7 @@ class Trainer:
 
         Raises:
             GradientMismatchError: Where autograd's gradient is not the manual one.
+            NonFiniteError: Where an observation, a reward or the gradient is no finite number; no parameter has moved.
         """
         config = self.config
         rollout = self.collector.collect(self.policy)
@@ -90,18 +92,20 @@ class Trainer:
         if config.entropy_coefficient:
             loss = loss - config.entropy_coefficient * entropy.mean()
 
-        for parameter in self.parameters:
-            parameter.grad = None
+        for optimizer in self.optimizers.values():
+            for parameter in optimizer.parameters:
+                parameter.grad = None
         self.num_updates += 1
         self.num_env_steps += len(multiplier)
         check = config.check_gradient and self.num_updates % config.check_gradient == 0
         gradient = self._policy_gradient(policy_loss) if check and config.entropy_coefficient else None
         loss.backward()  # type: ignore[no-untyped-call]
+        norms = self._gradient_norms(loss)
         logged = {}
         if check:
             logged = check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
-        logged["gradient/norm"] = self._shorten_gradient()
-        self._step()
+        logged["gradient/norm"] = norms["policy"]
+        self._step(norms)
 
         logged["policy/entropy"] = entropy.mean().item()
         logged["loss/policy_gradient"] = policy_loss.item()
@@ -113,6 +117,54 @@ class Trainer:
         """Whether the mean return of the last 100 episodes is at the target, if there is one."""
         target, recent = self.config.target_return, self.collector.episodes.recent
         return target is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= target
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on, as plain types and tensors; `environment` where it can be had."""
+        modules = {"policy": self.policy, "value_function": self.value_function}
+        state: dict[str, Any] = {
+            name: {"class": type(module).__name__, "parameters": dict(module.state_dict())}
+            for name, module in modules.items()
+            if module is not None
+        }
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state["collector"] = self.collector.state_dict()
+        state |= {"num_updates": self.num_updates, "num_env_steps": self.num_env_steps}
+        state["generator"] = torch.get_rng_state()
+        with contextlib.suppress(UnknownStateError):
+            state["environment"] = take_state(self.env)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; nothing has changed where an error is raised.
+
+        An environment that cannot give its state starts new episodes; a warning says so.
+
+        Raises:
+            CheckpointError: Where the state does not fit; the message names the part.
+        """
+        live, saved = self.state_dict(), dict(state)
+        known, environment = live.pop("environment", None), saved.pop("environment", None)
+        require_like(saved, live, "trainer")
+        if known is not None and environment is not None:
+            try:
+                put_state(self.env, environment)
+            except ValueError as error:
+                raise CheckpointError(f"trainer.environment: {error}") from error
+        else:
+            self.collector.restart(self.config.seed + saved["num_updates"])  # other episodes than at the start
+            warnings.warn(
+                f"{why_unknown(self.env)}: new episodes begin, the run goes on but not bit for bit", stacklevel=2
+            )
+        for name, module in (("policy", self.policy), ("value_function", self.value_function)):
+            if module is not None:
+                module.load_state_dict(saved[name]["parameters"])
+        with torch.no_grad():
+            for name, optimizer in self.optimizers.items():
+                for slot, tensor in optimizer.state_dict().items():
+                    tensor.copy_(saved["optimizers"][name][slot])
+        self.collector.load_state_dict(saved["collector"], mid_episode=known is not None and environment is not None)
+        self.num_updates, self.num_env_steps = saved["num_updates"], saved["num_env_steps"]
+        torch.set_rng_state(saved["generator"])
 
     def close(self) -> None:
         """Close the environments."""
@@ -152,24 +204,36 @@ class Trainer:
         names, parameters = zip(*self.policy.named_parameters(), strict=True)
         return dict(zip(names, torch.autograd.grad(policy_loss, parameters, retain_graph=True), strict=True))
 
-    def _shorten_gradient(self) -> float:
-        """Cut the norm of the policy's gradient, and of the value function's, to the limit; gives the policy's before.
+    def _gradient_norms(self, loss: Tensor) -> dict[str, float]:
+        """Euclidean norm of the policy's gradient and of the value function's.
+
+        Raises:
+            NonFiniteError: Where one is no finite number: no step may be taken along it.
+        """
+        norms = {}
+        for name, optimizer in self.optimizers.items():
+            gradients = (parameter.grad for parameter in optimizer.parameters if parameter.grad is not None)
+            norms[name] = math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
+            if not math.isfinite(norms[name]):
+                raise NonFiniteError(
+                    f"update {self.num_updates}, step {self.num_env_steps}: the norm of the {name}'s gradient must be "
+                    f"finite, got {norms[name]} at loss {loss.item()}; is learning_rate too high?"
+                )
+        return norms
+
+    def _step(self, norms: Mapping[str, float]) -> None:
+        """Cut each gradient to the limit, and step.
 
         Each by itself: the value's gradient is often much the longer, and would drown the policy's at random.
         """
-        limit = self.config.max_gradient_norm
-        if limit is None:
-            gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
-            return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
-        if self.value_function is not None:
-            torch.nn.utils.clip_grad_norm_(self.value_function.parameters(), limit)
-        return torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit).item()
-
-    def _step(self) -> None:
-        if self.config.learning_rate_decay:
-            left = 1 - (self.num_updates - 1) / self.config.num_updates
-            self.optimizer.learning_rate = self.config.learning_rate * left
-        self.optimizer.step()
+        config = self.config
+        share = 1 - (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 1.0
+        for name, optimizer in self.optimizers.items():
+            if config.max_gradient_norm is not None and norms[name] > config.max_gradient_norm:
+                for parameter in optimizer.parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(config.max_gradient_norm / norms[name])
+            optimizer.step(share)
 
     def _episode_metrics(self) -> dict[str, float]:
         ended = self.collector.episodes.take()
@@ -184,8 +248,16 @@ class Trainer:
 
 def make_env(config: TrainConfig) -> VectorEnv[Any, Any, Any]:
     """The vector environment of a run: native where there is one, unless the settings say otherwise."""
-    mode = None if config.vectorization == "native" else config.vectorization
-    return gym.make_vec(config.env_id, num_envs=config.num_envs, vectorization_mode=mode, **config.env_kwargs)
+    mode: str = config.vectorization
+    if mode == "native":
+        module, _, name = config.env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        mode = "sync" if gym.spec(name).vector_entry_point is None else "vector_entry_point"
+    wrappers = {} if mode == "vector_entry_point" else {"wrappers": [StepContract]}
+    settings: dict[str, Any] = {"num_envs": config.num_envs, "vectorization_mode": mode, **wrappers}
+    env = gym.make_vec(config.env_id, **settings, **config.env_kwargs)
+    return StepTimeout(env) if mode == "async" else env
 
 
 def make_policy(config: TrainConfig, env: VectorEnv[Any, Any, Any]) -> Policy:
@@ -207,70 +279,3 @@ def make_policy(config: TrainConfig, env: VectorEnv[Any, Any, Any]) -> Policy:
         f"policy 'bias' takes observations of shape [1] and Discrete(2) actions, but {config.env_id} has "
         f"{observation_space} and {action_space}"
     )
-
-
-class SetupError(ValueError):
-    """What was asked for cannot be done. Nothing has been written."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run leaves behind."""
-
-    policy: Policy  # the trained module
-    run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, pictures
-    num_updates: int
-    num_env_steps: int
-    summary: dict[str, float]  # `metrics.summarise`, and the mean return of the last 100 episodes: `recent_return`
-
-
-Callback = Callable[[int, Mapping[str, float]], None]
-
-
-def train(
-    config: TrainConfig | None = None, policy: Policy | None = None, callback: Callback | None = None
-) -> TrainResult:
-    """Train a policy and write the run down.
-
-    Args:
-        config: Settings; None is the lesson.
-        policy: What to train; None makes the one that fits the environment.
-        callback: Called after each update with its number and metrics, for a progress bar for instance.
-
-    Returns:
-        The policy and where its run lies.
-
-    Raises:
-        SetupError: Where environment, policy, settings and folder do not fit; nothing has been written then.
-        GradientMismatchError: Where autograd's gradient is not the manual one.
-    """
-    config = config or TrainConfig()
-    with _setting_up():
-        trainer = Trainer(config, policy)
-    with closing(trainer):
-        with _setting_up():
-            run_dir = create_run_folder(config)
-        with metrics.MetricsWriter(run_dir) as writer:
-            while trainer.num_updates < config.num_updates and not trainer.has_reached_target():
-                logged = trainer.update()
-                writer.write(trainer.num_updates, trainer.num_env_steps, logged)
-                if callback is not None:
-                    callback(trainer.num_updates, logged)
-            writer.flush()
-            save_policy(run_dir, trainer.policy, trainer.collector.normalize_observation)
-            lines = metrics.read_metrics(run_dir)
-            if config.pictures:
-                for tag, picture in pictures.draw(run_dir, lines).items():
-                    writer.write_picture(tag, picture, trainer.num_env_steps)
-    recent = trainer.collector.episodes.recent
-    summary = metrics.summarise(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})
-    return TrainResult(trainer.policy, run_dir, trainer.num_updates, trainer.num_env_steps, summary)
-
-
-@contextmanager
-def _setting_up() -> Iterator[None]:
-    """Whatever goes wrong before the first step is a `SetupError`."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
-        raise SetupError(str(error)) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,3 +47,29 @@ def _unboxed(message: str) -> str:
     """The first paragraph of tyro's message, without the box around it."""
     lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
     return re.split(r"\n─", "\n".join(lines))[0]
+
+
+class StopSignals:
+    """Catches Ctrl-C and SIGTERM: the first asks to stop, which calling this tells; a second leaves at once.
+
+    Attributes:
+        number: Of the signal that came; 0: none.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._owner = os.getpid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.number != 0
+
+    def _receive(self, number: int, _frame: object) -> None:
+        in_worker = os.getpid() != self._owner  # which inherits this: it leaves Ctrl-C to its parent
+        if in_worker and number == signal.SIGINT:
+            return
+        if in_worker or self.number:
+            os._exit(128 + number)
+        self.number = number

@@ -1,24 +1,40 @@
-"""Train a policy by policy gradients. Without arguments: the lesson."""
+"""Train a policy by policy gradients. Without arguments: the lesson. --resume DIR goes on with a stopped run."""
 
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
 gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
+for early in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(early, lambda number, _: os._exit(128 + number))  # nothing to save yet
 
 import argparse
 import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tyro
-from command_line import FAILED, WRONG_INPUT, complain, parse
+from command_line import FAILED, WRONG_INPUT, StopSignals, complain, parse
 from tqdm import tqdm
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
-from pgtorch import GradientMismatchError, SetupError, TrainConfig, TrainResult, train
+from pgtorch import (
+    CheckpointError,
+    ContractError,
+    GradientMismatchError,
+    NonFiniteError,
+    SetupError,
+    TrainConfig,
+    TrainResult,
+    resume,
+    train,
+)
 from pgtorch.config import LESSON
 from pgtorch.run_folder import RUNS
 
@@ -28,18 +44,55 @@ gc.enable()
 REDRAW_SECONDS = 0.1
 
 
+@dataclass(frozen=True)
+class Resume:
+    """Flags with --resume: the run has its own settings."""
+
+    resume: Path
+    """Folder of the run to go on with."""
+
+    num_updates: int | None = None
+    """Where it is to end; none leaves that as it was."""
+
+
 def main() -> int:
     """Parse, train, print."""
-    config = parse_config()
+    stop = StopSignals()
+    flags = parse_resume() or parse_config()
     try:
-        with tqdm(total=config.num_updates, unit="update", delay=1e-6) as bar:
-            result = train(config, callback=Progress(bar, config.num_updates))
+        with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:
+            progress = Progress(bar)
+            if isinstance(flags, Resume):
+                result = resume(flags.resume, flags.num_updates, callback=progress, should_stop=stop)
+            else:
+                result = train(flags, callback=progress, should_stop=stop)
     except SetupError as error:
         return complain(str(error), WRONG_INPUT)
-    except GradientMismatchError as error:
-        return complain(str(error), FAILED)
+    except (GradientMismatchError, NonFiniteError, CheckpointError, ContractError, OSError) as error:
+        return complain("; ".join([str(error), *getattr(error, "__notes__", [])]), FAILED)
     print(summary(result))
-    return 0
+    if stop():
+        print(f"stopped early                go on with: python scripts/train.py --resume {result.run_dir}")
+    return 128 + stop.number if stop() else 0
+
+
+def parse_resume() -> Resume | None:
+    """What was asked with --resume, None where it is not among the flags."""
+    asked = any(flag.partition("=")[0] == "--resume" for flag in sys.argv[1:])
+    flags = parse(Resume, __doc__) if asked else None
+    if flags is not None and flags.num_updates is not None and flags.num_updates < 1:
+        sys.exit(complain(f"num_updates must be at least 1, got {flags.num_updates}", WRONG_INPUT))
+    return flags
+
+
+def total(flags: Resume | TrainConfig) -> int | None:
+    """How many updates there will be; None where only the run's own files know."""
+    if flags.num_updates is not None:
+        return flags.num_updates
+    try:
+        return int(json.loads((flags.resume / "config.json").read_text())["config"]["num_updates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def parse_config() -> TrainConfig:
@@ -78,21 +131,22 @@ class Progress:
 
     Args:
         bar: The bar to move.
-        num_updates: Where it ends.
     """
 
-    def __init__(self, bar: tqdm[Any], num_updates: int) -> None:
+    def __init__(self, bar: tqdm[Any]) -> None:
         self.bar = bar
-        self.num_updates = num_updates
+        self.started = False
         self.drawn = 0.0
         self.returns: list[float] = []
 
     def __call__(self, update: int, logged: Mapping[str, float]) -> None:
         """Take in one update; redraw at most ten times a second."""
+        if not self.started:
+            self.started, self.bar.initial, self.bar.n = True, update - 1, update - 1  # which a resumed run has done
         if "rollout/episode_return" in logged:
             self.returns.append(logged["rollout/episode_return"])
         now = time.monotonic()
-        if now - self.drawn < REDRAW_SECONDS and update < self.num_updates:
+        if now - self.drawn < REDRAW_SECONDS and update != self.bar.total:
             return
         self.drawn = now
         shown = {}

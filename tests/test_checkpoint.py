@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 
@@ -21,20 +19,15 @@ def test_a_run_is_loaded_as_it_ended(tmp_path):
 
 
 def test_refuses_what_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no run that can be loaded.*config\.json"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_run(tmp_path)
     run = train(TrainConfig(run_dir=tmp_path / "run", **SHORT)).run_dir
-    whole = (run / "policy.pt").read_bytes()
+    path = run / "checkpoint-000000003.pt"
+    whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"nonsense"):
-        (run / "policy.pt").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="holds no run that can be loaded"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"checkpoint-000000003\.pt cannot be read"):
             load_run(run)
-    (run / "policy.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"policy\.pt"):
-        load_run(run)
-    (run / "config.json").write_text(json.dumps({"config": {"spice": 1}}))
-    with pytest.raises(CheckpointError, match="spice"):
-        load_run(run)
 
 
 def test_says_when_a_policy_is_of_a_class_it_cannot_make(tmp_path):

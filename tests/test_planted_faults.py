@@ -115,7 +115,7 @@ FAULTS = [
     ("places swapped in the draw", policies.BiasPolicy.sample, ">= p_squatch", "< p_squatch", lesson, SAMPLES),
     ("draw off by 1 %", policies.BiasPolicy.sample, "torch.sigmoid(-self(observation))", "1.01 * torch.sigmoid(-self(observation))", lesson, SAMPLES),
     ("always the likelier place", policies.BiasPolicy.sample, "torch.rand_like(p_squatch)", "0.5", lesson, SAMPLES),
-    ("tanh left out", policies.feed_forward, "torch.tanh(layer(features))", "layer(features)", choice, MANUAL),
+    ("tanh left out", policies.feed_forward, "layer(torch.tanh(output))", "layer(output)", choice, MANUAL),
     ("softmax over the batch", distributions.Categorical.log_probs.func, "dim=-1", "dim=0", choice, SUM),
     ("unnormalised", distributions.Categorical.log_probs.func, "functional.log_softmax(self.logits, dim=-1)", "self.logits", choice, SUM),
     ("neighbour's action", distributions.Categorical.log_prob, "(action - self.start)", "(action - self.start).roll(1)", choice, MANUAL),
@@ -144,7 +144,7 @@ FAULTS = [
     ("grades at the wrong places", restaurant.significance, ">", "<", visits, EXACT),
     ("places' chances off by 10 %", restaurant.serves_large, "< probability", "< 0.9 * probability", visits, SAMPLED),
     ("filler among the rows", rollout.Rollout.rows, "flat if self._all_valid else", "flat if True else", game, "filler among the rows"),
-    ("filler counted as steps", rollout.EpisodeStatistics.record, "self._length += valid", "self._length += 1", game, "return against length of episodes"),
+    ("filler counted as steps", rollout.EpisodeStatistics.record, "self.length += valid", "self.length += 1", game, "return against length of episodes"),
 ]  # fmt: skip
 
 
