@@ -78,26 +78,30 @@ class EpisodeStatistics:
     def __init__(self, num_envs: int) -> None:
         self.recent: deque[float] = deque(maxlen=100)
         self.total = np.zeros(num_envs)  # [N], of the episodes under way
-        self.length = np.zeros(num_envs, np.int64)  # [N]
-        self._finished: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+        self.length = np.zeros(num_envs, np.int32)  # [N]
+        self._forget()
 
     def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
         """Count one step of every environment; each argument is [N]."""
         self.total += reward * valid
         self.length += valid
         if ended.any():
-            self._finished.append((self.total[ended], self.length[ended]))
+            totals = self.total[ended]
+            self.recent.extend(totals[-100:].tolist())
+            self._sum_of_totals += float(totals.sum())
+            self._sum_of_lengths += int(self.length[ended].sum())
+            self._count += len(totals)
             self.total[ended] = 0.0
             self.length[ended] = 0
 
-    def take(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-        """Returns and lengths [episodes] of those that ended since the last call; None where there are none."""
-        finished, self._finished = self._finished, []
-        if not finished:
-            return None
-        returns, lengths = finished[0] if len(finished) == 1 else map(np.concatenate, zip(*finished, strict=True))
-        self.recent.extend(returns[-100:].tolist())
-        return returns, lengths
+    def take(self) -> tuple[float, float] | None:
+        """Mean return and mean length of the episodes that ended since the last call; None where there are none."""
+        means = (self._sum_of_totals / self._count, self._sum_of_lengths / self._count) if self._count else None
+        self._forget()
+        return means
+
+    def _forget(self) -> None:
+        self._sum_of_totals, self._sum_of_lengths, self._count = 0.0, 0, 0
 
 
 class RolloutCollector:

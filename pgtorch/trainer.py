@@ -85,12 +85,13 @@ class Trainer:
         observation, action = rollout.rows(rollout.observation), rollout.rows(rollout.action)  # [B, ...]
         multiplier, value_loss = self._weigh(rollout)  # [B], scalar
         log_prob, entropy = self.policy.evaluate(observation, action)  # [B], [B]
+        entropy = entropy.mean()
         policy_loss = policy_gradient_loss(log_prob, multiplier)
         loss = policy_loss
         if value_loss is not None:
             loss = loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * entropy.mean()
+            loss = loss - config.entropy_coefficient * entropy
 
         for optimizer in self.optimizers.values():
             for parameter in optimizer.parameters:
@@ -107,7 +108,7 @@ class Trainer:
         logged["gradient/norm"] = norms["policy"]
         self._step(norms)
 
-        logged["policy/entropy"] = entropy.mean().item()
+        logged["policy/entropy"] = entropy.item()
         logged["loss/policy_gradient"] = policy_loss.item()
         if value_loss is not None:
             logged["loss/value"] = value_loss.item()
@@ -174,7 +175,7 @@ class Trainer:
         """What multiplies each valid row's log pi, [B], and the value function's loss where there is one."""
         config, reward, valid = self.config, rollout.reward, rollout.valid
         ends = rollout.terminated, rollout.truncated
-        value = next_value = torch.zeros_like(reward)
+        value = next_value = torch.zeros(()).expand_as(reward)
         if self.value_function is not None:
             value, next_value = rollout.values(self.value_function)
         known = value.detach()
@@ -236,14 +237,10 @@ class Trainer:
             optimizer.step(share)
 
     def _episode_metrics(self) -> dict[str, float]:
-        ended = self.collector.episodes.take()
-        if ended is None:
-            return {}
-        totals, lengths = ended
-        return {
-            "rollout/episode_return": float(totals.sum()) / len(totals),
-            "rollout/episode_length": float(lengths.sum()) / len(lengths),
-        }
+        means = self.collector.episodes.take()
+        return (
+            {} if means is None else dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=True))
+        )
 
 
 def make_env(config: TrainConfig) -> VectorEnv[Any, Any, Any]:

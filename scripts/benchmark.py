@@ -11,15 +11,17 @@ gc.disable()  # what imports make, stays: looking for garbage among it takes a f
 
 import importlib.util
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
@@ -29,6 +31,7 @@ from torch.distributions import Categorical
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0
 from pgtorch import TrainConfig, Trainer, train
+from pgtorch.evaluation import play_episodes
 from pgtorch.metrics import MetricsWriter
 
 gc.freeze()
@@ -46,6 +49,14 @@ class Arguments:
 
     largest: int = 1_048_576
     """Most environments of Restaurant-v0 at once, at least 1."""
+
+    only: tuple[Literal["cartpole", "learned", "lesson", "restaurant"], ...] = (
+        "cartpole",
+        "learned",
+        "lesson",
+        "restaurant",
+    )
+    """What to measure: time to solve CartPole-v1; returns after training; an update of the lesson; many restaurants."""
 
     json: bool = False
     """Print JSON instead of a table."""
@@ -95,16 +106,12 @@ def main() -> int:
 def measurements(arguments: Arguments) -> Iterator[Measurement]:
     """Every row, rivals next to ours."""
     seeds = range(arguments.seeds)
-    yield from cartpole(seeds)
-    yield from lesson_update(seeds)
-    count = 1
-    while count <= arguments.largest:
-        ours = [restaurant_ours(seed, count) for seed in seeds]
-        bare = [restaurant_bare(seed, count) for seed in seeds]
-        work = f"Restaurant-v0, {count:,} environments"
-        yield Measurement(work, "pgtorch", statistics.median(ours), "samples/s")
-        yield Measurement(work, "bare torch, no environment", statistics.median(bare), "samples/s")
-        count *= 16
+    groups = {"cartpole": cartpole, "learned": learned, "lesson": lesson_update}
+    for name, group in groups.items():
+        if name in arguments.only:
+            yield from group(seeds)
+    if "restaurant" in arguments.only:
+        yield from restaurant(seeds, arguments.largest)
 
 
 def cartpole(seeds: range) -> Iterator[Measurement]:
@@ -177,6 +184,29 @@ def cartpole_ppo(seed: int) -> tuple[float, int]:
     return time.perf_counter() - start, model.num_timesteps
 
 
+def learned(seeds: range) -> Iterator[Measurement]:
+    """Mean return of 100 fresh episodes of likeliest actions, after all the steps that the table of settings gives."""
+    for env_id, zoo in (("CartPole-v1", 500.0), ("Acrobot-v1", -83.4), ("Pendulum-v1", -163.0)):
+        means = [learned_return(env_id, seed) for seed in seeds]
+        config = TrainConfig(env_id)
+        work = f"{env_id} after {config.num_updates * config.num_envs * config.num_steps:,} steps, greedy"
+        yield Measurement(
+            work, "pgtorch", statistics.median(means), "mean return", f"seeds {[round(m, 1) for m in means]}"
+        )
+        yield Measurement(work, "Stable-Baselines3 A2C", zoo, "mean return", "as RL Zoo reports it, not measured here")
+
+
+def learned_return(env_id: str, seed: int) -> float:
+    """Mean return of a policy that was trained with the settings of the table."""
+    trainer = Trainer(TrainConfig(env_id, seed=seed))
+    with closing(trainer):
+        for _ in range(trainer.config.num_updates):
+            trainer.update()
+    normalize = trainer.collector.normalize_observation
+    returns = play_episodes(trainer.policy, env_id, 100, greedy=True, seed=1000 + seed, normalize_observation=normalize)
+    return float(returns.mean())
+
+
 def lesson_update(seeds: range) -> Iterator[Measurement]:
     """One update of the lesson, every check and tag on, beside a loop that writes the same tags by hand."""
     for who, measure in (("pgtorch", lesson_ours), ("hand-written loop", lesson_by_hand)):
@@ -230,6 +260,36 @@ def lesson_by_hand(seed: int) -> float:
         seconds = _time(update, 2000)
         writer.close()
     return seconds
+
+
+def restaurant(seeds: range, largest: int) -> Iterator[Measurement]:
+    """Samples a second and memory from 1 environment to the largest number."""
+    rivals = {"pgtorch": restaurant_ours, "bare torch, no environment": restaurant_bare}
+    count = 1
+    while count <= largest:
+        work = f"Restaurant-v0, {count:,} environments"
+        for who, measure in rivals.items():
+            yield Measurement(work, who, statistics.median(measure(seed, count) for seed in seeds), "samples/s")
+        if count >= 2**16:
+            for who, measure in rivals.items():
+                yield Measurement(
+                    work, who, peak_memory(measure, count) / count, "bytes/sample", "peak above a run of 16"
+                )
+        count *= 16
+
+
+def peak_memory(measure: Callable[[int, int], float], num_envs: int) -> float:
+    """Bytes that a process grows by, from a run of 16 environments to one of many; in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        small, large = (pool.apply(_memory_after, (measure, count)) for count in (16, num_envs))
+    return large - small
+
+
+def _memory_after(measure: Callable[[int, int], float], num_envs: int) -> float:
+    torch.set_num_threads(1)
+    measure(0, num_envs)
+    status = Path("/proc/self/status").read_text()  # getrusage's figure is the parent's, where that is the higher
+    return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def restaurant_ours(seed: int, num_envs: int) -> float:

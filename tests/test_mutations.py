@@ -230,8 +230,8 @@ def test_O_stats():
     one = np.ones(2, bool)
     e.record(np.array([1.0, 5.0]), np.array([True, False]), np.array([True, False]))
     e.record(np.ones(2), one, one)
-    r, l = e.take()
-    assert r.tolist() == [1, 1, 1] and l.tolist() == [1, 1, 1]
+    assert list(e.recent) == [1, 1, 1]
+    assert e.take() == (1, 1)
 
 
 def test_O_sees_its_own_row():

@@ -28,18 +28,16 @@ def counting(mode, num_envs, truncate=False):
 
 
 def collect(mode, num_envs=3, num_steps=7, rollouts=4, truncate=False):
-    """All valid rows of some rollouts, the environments, and the episodes counted."""
+    """All valid rows of some rollouts, the environments, and the statistics of their episodes."""
     torch.manual_seed(0)
     env = counting(mode, num_envs, truncate)
     collector = RolloutCollector(env, num_steps, seed=0)
-    rows, episodes = [], []
+    rows = []
     for _ in range(rollouts):
         rollout = collector.collect(RandomPolicy())
         kept = [rollout.rows(values).clone() for values in (rollout.observation, rollout.action, rollout.reward)]
         rows += list(zip(*(values.tolist() for values in kept), strict=True))
-        taken = collector.episodes.take()
-        episodes += [] if taken is None else list(zip(*(values.tolist() for values in taken), strict=True))
-    return rows, env.envs, episodes
+    return rows, env.envs, collector.episodes
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -51,7 +49,10 @@ def test_rows_are_what_the_environments_did(mode, num_envs, num_steps, truncate)
     rows, envs, episodes = collect(mode, num_envs, num_steps, rollouts=8, truncate=truncate)
     ledger = [entry for env in envs for entry in env.ledger]
     assert sorted(rows) == sorted(ledger)
-    assert sorted(episodes) == sorted((total, length) for env in envs for total, length in env.episodes)
+    totals, lengths = zip(*(episode for env in envs for episode in env.episodes), strict=True)
+    assert sorted(episodes.recent) == sorted(totals)
+    assert episodes.take() == pytest.approx((np.mean(totals), np.mean(lengths)), rel=1e-12)
+    assert episodes.take() is None
 
 
 def test_next_step_mode_has_filler_rows_and_marks_them():
@@ -71,9 +72,8 @@ def test_filler_of_all_environments_at_once_is_not_stored():
     rollout = collector.collect(BiasPolicy())
     assert rollout.valid.all()
     assert (rollout.reward.abs() == 1).all()
-    returns, lengths = collector.episodes.take()
-    assert len(returns) == 40
-    assert (lengths == 1).all()
+    assert len(collector.episodes.recent) == 40
+    assert collector.episodes.take()[1] == 1
 
 
 def test_flags_say_how_an_episode_ended():
@@ -238,6 +238,5 @@ def test_rewards_and_observations_are_normalised_but_statistics_are_not():
         np.testing.assert_allclose(rollout.observation[:-1], scaled.clip(-10, 10), rtol=1e-5, atol=1e-5)
         paid = plain.reward.numpy() / np.sqrt(normalizers[1].moments.variance[0] + 1e-8)
         np.testing.assert_allclose(rollout.reward, paid.clip(-10, 10), rtol=1e-5, atol=1e-6)
-        ours, theirs = collector.episodes.take(), raw.episodes.take()
-        assert np.array_equal(ours[0], theirs[0])
+        assert collector.episodes.take() == raw.episodes.take()
     assert normalizers[0].moments.count == normalizers[1].moments.count > 100

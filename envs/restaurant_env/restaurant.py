@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -105,23 +106,21 @@ class _Settings:
         self.reward_scheme = reward_scheme
         self.reward_scale = float(scale)
 
-    def serve(self, hunger: Float, action: Any, draw: Float) -> tuple[Bool, Bool, Float]:
-        """Play visits by the rules above.
+    def judge(self, hunger: Float, large: Bool) -> tuple[Bool, Float]:
+        """What an order is worth, by the rules above.
 
         Args:
             hunger: float32 in [0, 1], a scalar or [N].
-            action: 0 or 1, of the same shape.
-            draw: Uniform draws from [0, 1), of the same shape.
+            large: Whether it was large, of the same shape.
 
         Returns:
-            large (bool), hungry (bool) and reward (float64), each of the same shape.
+            hungry (bool) and reward (float64), each of the same shape.
         """
-        large = serves_large(draw, self.large_portion_probability[action])
         hungry = is_hungry(hunger, self.hungry_above)
         reward = reward_of(large, hungry, self.reward_scale)
         if self.reward_scheme == "graded":
             reward = reward * significance(hunger, self.hungry_above)
-        return large, hungry, reward
+        return hungry, reward
 
 
 def _checked_render_mode(render_mode: str | None) -> str | None:
@@ -260,7 +259,8 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
             raise ValueError(f"action must be 0 (Squatch) or 1 (Norm), in {self.action_space}, got {action!r}")
         if self._hunger is None or self._visit is not None:
             raise gym.error.ResetNeeded("Restaurant-v0 lasts one visit: call reset() before each step()")
-        large, hungry, reward = self.settings.serve(self._hunger, action, np.float64(self.np_random.random()))
+        large = serves_large(self.np_random.random(), self.settings.large_portion_probability[action])
+        hungry, reward = self.settings.judge(self._hunger, large)
         self._visit = rendering.Visit(int(action), bool(large), float(reward))
         observation = np.array([self._hunger], np.float32)
         return observation, float(reward), True, False, {"large_portion": bool(large), "hungry": bool(hungry)}
@@ -339,11 +339,19 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = _observation_space()
         self.single_action_space = gym.spaces.Discrete(2)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._hunger: NDArray[np.float32] | None = None  # [N]
         self._visited = np.zeros(self.num_envs, np.bool_)  # [N]: served, and not yet reset
         self._last: _LastVisits | None = None  # kept for render() only
+
+    @cached_property
+    def observation_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """Of all environments at once; made when asked for, since it takes more memory than the environments do."""
+        return batch_space(self.single_observation_space, self.num_envs)
+
+    @cached_property
+    def action_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """Of all environments at once; made when asked for."""
+        return batch_space(self.single_action_space, self.num_envs)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -398,8 +406,8 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
                 'autoreset is disabled: call reset(options={"reset_mask": mask}) for the environments whose visit '
                 f"has ended, here {np.flatnonzero(self._visited).tolist()}"
             )
-        hunger, draw = self._hunger, self.np_random.random(self.num_envs)
-        large, hungry, reward = self.settings.serve(hunger, actions, draw)
+        hunger, large = self._hunger, self._orders(actions)
+        hungry, reward = self.settings.judge(hunger, large)
         if self.render_mode is not None:
             self._last = _LastVisits(hunger, actions.copy(), large, reward.copy(), serving.copy())
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
@@ -426,6 +434,13 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         if self._hunger is None:
             raise gym.error.ResetNeeded("call reset() before render()")
         return tuple(self._render_one(index) for index in range(self.num_envs))
+
+    def _orders(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Draw whether each order is large, [N]."""
+        draw = self.np_random.random(self.num_envs)
+        at_squatch, at_norm = (serves_large(draw, chance) for chance in self.settings.large_portion_probability)
+        large: NDArray[np.bool_] = np.where(actions == Restaurant.NORM, at_norm, at_squatch)
+        return large
 
     def _render_one(self, index: int) -> Any:
         last = self._last
