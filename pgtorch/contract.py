@@ -36,17 +36,30 @@ def require_finite(values: NDArray[Any], field: str, step: int) -> None:
         )
 
 
-def require_bounds(observations: NDArray[Any], space: gym.Space[Any], first_step: int) -> None:
-    """Raise `ContractError` where observations [T, N, D] leave the space that they belong to, flattened to [D]."""
-    assert isinstance(space, spaces.Box)
-    low, high = space.low - TOLERANCE * (1 + abs(space.low)), space.high + TOLERANCE * (1 + abs(space.high))
-    outside = (observations < low) | (observations > high)
-    if outside.any():
-        t, environment, index = np.argwhere(outside)[0].tolist()
-        raise ContractError(
-            f"observation must be in [{space.low[index]:g}, {space.high[index]:g}] at index {index}, "
-            f"got {observations[t, environment, index]}, of environment {environment} at step {first_step + t}"
-        )
+class ObservationBounds:
+    """The bounds of a space, flattened to D numbers, with a little room for rounding.
+
+    Args:
+        space: Of one observation.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        flat = spaces.flatten_space(space)
+        assert isinstance(flat, spaces.Box)
+        self._space = flat
+        self._low = flat.low - TOLERANCE * (1 + abs(flat.low))
+        self._high = flat.high + TOLERANCE * (1 + abs(flat.high))
+
+    def require(self, observations: NDArray[Any], first_step: int) -> None:
+        """Raise `ContractError` where observations [T, N, D] leave the space."""
+        inside = (observations >= self._low) & (observations <= self._high)
+        if not inside.all():
+            t, environment, index = np.argwhere(~inside)[0].tolist()
+            low, high = self._space.low[index], self._space.high[index]
+            raise ContractError(
+                f"observation must be in [{low:g}, {high:g}] at index {index}, "
+                f"got {observations[t, environment, index]}, of environment {environment} at step {first_step + t}"
+            )
 
 
 def require_shapes(num_envs: int, step: int, **fields: Any) -> None:

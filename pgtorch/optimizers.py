@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 
 class Optimizer(Protocol):
@@ -44,19 +43,9 @@ class SGD:
     @torch.no_grad()
     def step(self, share: float = 1.0) -> None:
         """Move each parameter along its gradient, at this share of the learning rate."""
-        moved = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
-        sgd(
-            [parameter for parameter, _ in moved],
-            [gradient for _, gradient in moved],
-            [None] * len(moved),
-            foreach=False,
-            lr=self.learning_rate * share,
-            weight_decay=0.0,
-            momentum=0.0,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-self.learning_rate * share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Nothing: plain gradient descent has no memory."""

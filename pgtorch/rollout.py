@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgtorch.contract import require_bounds, require_finite, require_shapes
+from pgtorch.contract import ObservationBounds, require_finite, require_shapes
 from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
 from pgtorch.spaces import clipper, flattener
@@ -148,7 +148,7 @@ class RolloutCollector:
         self._cut: list[tuple[int, Tensor, Tensor]] = []
         self._mode: AutoresetMode = env.metadata["autoreset_mode"]
         self._resetting = np.zeros(env.num_envs, np.bool_)  # [N]: whose next step is filler
-        self._bounds = spaces.flatten_space(env.single_observation_space)
+        self._bounds = ObservationBounds(env.single_observation_space)
         self.num_steps = 0  # taken in each environment
         self.restart(seed)
 
@@ -171,7 +171,7 @@ class RolloutCollector:
             self._step(t, policy)
         arrays["observation"][-1] = self._seen(self._observation)
         observed = arrays["observation"][:-1] if self._raw is None else self._raw
-        require_bounds(observed, self._bounds, self.num_steps - len(observed))
+        self._bounds.require(observed, self.num_steps - len(observed))
         self.rollout = Rollout(**self._tensors, cut=self._cut)
         self._learn_scales()
         return self.rollout
