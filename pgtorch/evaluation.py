@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -66,6 +67,45 @@ def play_episodes(
                 observation, _ = env.reset(options={"reset_mask": ended})
     env.close()
     return total
+
+
+def watch(
+    policy: Policy,
+    env: gym.Env[Any, Any],
+    *,
+    seed: int = 0,
+    normalize_observation: ObservationNormalizer | None = None,
+    episodes: int = 10,
+    steps: int = 500,
+) -> None:
+    """Play the likeliest actions in a single environment that shows itself, and close it.
+
+    Args:
+        policy: Who plays.
+        env: Made with a render mode, or recording itself.
+        seed: Of its first reset.
+        normalize_observation: As in training.
+        episodes: Play at most so many.
+        steps: And at most so many steps in all.
+    """
+    flatten, clip = flattener(env.observation_space), clipper(env.action_space)
+    observation, _ = env.reset(seed=seed)
+    with closing(env), torch.no_grad():
+        for _ in range(steps):
+            seen = flatten(gym.vector.utils.concatenate(*_batch_of_one(env.observation_space, observation)), 1)
+            if normalize_observation is not None:
+                seen = normalize_observation(seen)
+            action = clip(policy.mode(torch.as_tensor(seen, dtype=torch.float32)).numpy())[0]
+            observation, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                episodes -= 1
+                if not episodes:
+                    return
+                observation, _ = env.reset()
+
+
+def _batch_of_one(space: gym.Space[Any], observation: Any) -> tuple[gym.Space[Any], list[Any], Any]:
+    return space, [observation], gym.vector.utils.create_empty_array(space, 1)
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

@@ -22,6 +22,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 
+from pgtorch import board
+from pgtorch.config import TrainConfig
 from pgtorch.policies import BiasPolicy
 
 # The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update's step; all
@@ -99,9 +101,14 @@ class EventFile:
         """Tell a TensorBoard that is looking on to forget what it has seen from this step on."""
         self._write(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
 
+    def write_values(self, values: list[Summary.Value]) -> None:
+        """One event of step 0 with anything that is no scalar."""
+        self._write(Event(wall_time=time.time(), summary=Summary(value=values)))
+
     def write_picture(self, step: int, tag: str, png: bytes) -> None:
         """One event with an image."""
-        image = Summary.Image(encoded_image_string=png, colorspace=4)  # 4: RGBA
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(encoded_image_string=png, colorspace=4, width=width, height=height)  # 4: RGBA
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
@@ -177,6 +184,10 @@ class MetricsWriter:
         self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
         if now - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def write_about(self, config: TrainConfig) -> None:
+        """Write what TensorBoard shows beside the curves; once, when the run begins."""
+        self._events.write_values(board.about(config, TAGS))
 
     def write_picture(self, tag: str, picture: Path, env_steps: int) -> None:
         """Show a PNG file among TensorBoard's images."""

@@ -65,6 +65,7 @@ def train(
         with _setting_up():
             folder = create_run_folder(config)
         with metrics.MetricsWriter(folder) as writer:
+            writer.write_about(config)
             return _run(trainer, folder, writer, callback, should_stop)
 
 
@@ -142,7 +143,7 @@ def _run(
         save()
     lines = metrics.read_metrics(folder)
     if config.pictures and lines and not should_stop():
-        for tag, picture in pictures.draw(folder, lines).items():
+        for tag, picture in pictures.draw(folder, lines, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
     recent = trainer.collector.episodes.recent
     summary = metrics.summarise(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})

@@ -8,9 +8,10 @@ gc.disable()  # what imports make, stays: looking for garbage among it takes a f
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import torch
@@ -20,7 +21,7 @@ from command_line import WRONG_INPUT, complain, parse
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import BiasPolicy
 from pgtorch.checkpoint import CheckpointError, SavedRun, load_run
-from pgtorch.evaluation import bootstrap_interval, play_episodes
+from pgtorch.evaluation import bootstrap_interval, play_episodes, watch
 
 gc.freeze()
 gc.enable()
@@ -42,6 +43,12 @@ class Arguments:
     json: bool = False
     """Print JSON instead of a table."""
 
+    video: bool = False
+    """Write a video of the likeliest actions to the run's folder as well; needs the video extra."""
+
+    render: Literal["none", "human"] = "none"
+    """human: show the likeliest actions in a window as well; needs the human extra."""
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.episodes < 1:
@@ -57,10 +64,44 @@ def main() -> int:
     try:
         run = load_run(arguments.run_dir)
         found = evaluate(run, arguments.episodes, arguments.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the folder exists, that a wrapper opens the window, and so on
+            if arguments.video:
+                found["video"] = str(record(run, arguments))
+            if arguments.render == "human":
+                show(run, make_env(run, "human"), arguments.seed)
+    except gym.error.DependencyNotInstalled as error:
+        extra = "video" if arguments.video else "human"
+        return complain(f"{error}; for this project: pip install -e '.[{extra}]'", WRONG_INPUT)
     except (CheckpointError, gym.error.Error) as error:
         return complain(str(error), WRONG_INPUT)
     print(json.dumps(found, indent=1) if arguments.json else table(found))
     return 0
+
+
+def make_env(run: SavedRun, render_mode: str) -> gym.Env[Any, Any]:
+    """One environment of the run, to be looked at."""
+    settings = {name: value for name, value in run.config.env_kwargs.items() if name != "autoreset_mode"}
+    return gym.make(run.config.env_id, render_mode=render_mode, **settings)
+
+
+def show(run: SavedRun, env: gym.Env[Any, Any], seed: int) -> None:
+    """Play in an environment that shows itself: ten episodes, or 500 steps."""
+    watch(run.policy, env, seed=seed, normalize_observation=run.normalize_observation)
+
+
+def record(run: SavedRun, arguments: Arguments) -> Path:
+    """Write `policy.mp4` to the run's folder."""
+    env = gym.wrappers.RecordVideo(
+        make_env(run, "rgb_array"),
+        str(arguments.run_dir),
+        step_trigger=lambda step: step == 0,
+        video_length=10**9,  # one video over all episodes, until it is closed
+        name_prefix="policy",
+        disable_logger=True,
+    )
+    show(run, env, arguments.seed)
+    return (arguments.run_dir / "policy-step-0.mp4").replace(arguments.run_dir / "policy.mp4")
 
 
 def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
@@ -90,6 +131,8 @@ def table(found: dict[str, Any]) -> str:
     for name in ("sampled", "greedy"):
         low, high = found[name]["interval"]
         lines.append(f"{name:8} mean return {found[name]['mean_return']:9.2f}   95 % interval {low:.2f} to {high:.2f}")
+    if "video" in found:
+        lines.append(f"video    {found['video']}")
     if "p_norm" in found:
         lines.append("hunger   " + "  ".join(f"{hunger:>5}" for hunger in found["p_norm"]))
         lines.append("P(Norm)  " + "  ".join(f"{p:5.3f}" for p in found["p_norm"].values()))

@@ -1,6 +1,8 @@
 import json
+from pathlib import Path
 
 import pytest
+from moviepy import VideoFileClip
 
 from pgtorch import TrainConfig, train
 
@@ -29,6 +31,35 @@ def test_a_table_for_people(run_script, lesson, tmp_path):
     assert "sampled  mean return" in done.stdout
     assert "95 % interval" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("P(Norm)  0.0")
+
+
+def test_a_video(run_script, lesson, tmp_path):
+    done = run_script("evaluate.py", lesson, "--episodes", 1, "--video", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = Path(json.loads(done.stdout)["video"])
+    assert path == lesson / "policy.mp4"
+    with VideoFileClip(str(path)) as video:
+        assert video.size == [480, 320]
+        assert video.duration == pytest.approx(
+            19, abs=1
+        )  # ten visits: hunger, then what came of it; the last is not reset
+
+
+def test_a_window(run_script, lesson, tmp_path):
+    done = run_script(
+        "evaluate.py", lesson, "--episodes", 1, "--render", "human", cwd=tmp_path, SDL_VIDEODRIVER="dummy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARN" not in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "module"), [("--video", "moviepy"), ("--render human", "pygame")])
+def test_a_missing_extra_is_told_in_one_line(run_script, lesson, tmp_path, flags, module):
+    (tmp_path / f"{module}.py").write_text("raise ImportError('not there')")
+    done = run_script("evaluate.py", lesson, "--episodes", 1, *flags.split(), cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "pip install -e" in done.stderr
 
 
 @pytest.mark.parametrize(
