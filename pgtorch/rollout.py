@@ -81,18 +81,20 @@ class EpisodeStatistics:
         self.length = np.zeros(num_envs, np.int32)  # [N]
         self._forget()
 
-    def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
-        """Count one step of every environment; each argument is [N]."""
+    def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> bool:
+        """Count one step of every environment, each argument [N]; gives whether an episode ended."""
         self.total += reward * valid
         self.length += valid
-        if ended.any():
-            totals = self.total[ended]
-            self.recent.extend(totals[-100:].tolist())
-            self._sum_of_totals += float(totals.sum())
-            self._sum_of_lengths += int(self.length[ended].sum())
-            self._count += len(totals)
-            self.total[ended] = 0.0
-            self.length[ended] = 0
+        if not ended.any():
+            return False
+        totals = self.total[ended]
+        self.recent.extend(totals[-100:].tolist())
+        self._sum_of_totals += float(totals.sum())
+        self._sum_of_lengths += int(self.length[ended].sum())
+        self._count += len(totals)
+        self.total[ended] = 0.0
+        self.length[ended] = 0
+        return True
 
     def take(self) -> tuple[float, float] | None:
         """Mean return and mean length of the episodes that ended since the last call; None where there are none."""
@@ -210,7 +212,8 @@ class RolloutCollector:
 
     def _step(self, t: int, policy: Policy) -> None:
         arrays = self._arrays
-        arrays["valid"][t] = ~self._resetting
+        if self._mode is AutoresetMode.NEXT_STEP:
+            arrays["valid"][t] = ~self._resetting
         arrays["observation"][t] = self._seen(self._observation)
         if self._raw is not None:
             self._raw[t] = self._observation
@@ -225,8 +228,7 @@ class RolloutCollector:
         arrays["truncated"][t] = truncated
         self._take(observation)
         ended = terminated | truncated
-        self.episodes.record(reward, arrays["valid"][t], ended)
-        if ended.any():
+        if self.episodes.record(reward, arrays["valid"][t], ended):
             self._start_anew(t, infos, ended, truncated & ~terminated)
         elif self._mode is AutoresetMode.NEXT_STEP:
             self._resetting = ended

@@ -175,10 +175,11 @@ class Trainer:
         """What multiplies each valid row's log pi, [B], and the value function's loss where there is one."""
         config, reward, valid = self.config, rollout.reward, rollout.valid
         ends = rollout.terminated, rollout.truncated
-        value = next_value = torch.zeros(()).expand_as(reward)
         if self.value_function is not None:
             value, next_value = rollout.values(self.value_function)
-        known = value.detach()
+            known = value.detach()
+        elif config.multiplier == "reward-to-go":
+            next_value = torch.zeros_like(reward)
         if config.multiplier == "reward":
             multiplier = target = reward
         elif config.multiplier == "return":

@@ -223,7 +223,7 @@ def lesson_ours(seed: int) -> float:
             writer.write(trainer.num_updates + 1, trainer.num_env_steps + 1, trainer.update())
 
         with writer:
-            return _time(update, 2000)
+            return _time(update, 2000, writer.flush)
 
 
 def lesson_by_hand(seed: int) -> float:
@@ -257,7 +257,7 @@ def lesson_by_hand(seed: int) -> float:
             for tag, value in tags.items():
                 writer.add_scalar(tag, value, step)
 
-        seconds = _time(update, 2000)
+        seconds = _time(update, 2000, writer.flush)
         writer.close()
     return seconds
 
@@ -323,13 +323,15 @@ def _repetitions(num_envs: int) -> int:
     return max(3, min(1000, 2_000_000 // num_envs))
 
 
-def _time(work: Callable[[], Any], repetitions: int) -> float:
-    """Seconds a call, after a tenth as many to warm up."""
+def _time(work: Callable[[], Any], repetitions: int, finish: Callable[[], Any] = bool) -> float:
+    """Seconds a call, what is left to do at the end included, after a tenth as many to warm up."""
     for _ in range(max(1, repetitions // 10)):
         work()
+    finish()
     start = time.perf_counter()
     for _ in range(repetitions):
         work()
+    finish()
     return (time.perf_counter() - start) / repetitions
 
 

@@ -19,7 +19,8 @@ def test_a_run_leaves_its_record(tmp_path):
     assert (result.num_updates, result.num_env_steps) == (25, 25)
     assert result.run_dir == tmp_path / "run"
     names = {path.name.partition(".")[0] for path in result.run_dir.iterdir()}
-    assert names == {"config", "metrics", "events", "checkpoint-000000025", "bias"}
+    pictures = {"bias", "p_norm", "expected_reward", "gradient"}
+    assert names == {"config", "metrics", "events", "checkpoint-000000025"} | pictures
     assert result.summary["bias"] == result.policy.bias.item() == read_metrics(result.run_dir)[-1]["policy/bias"]
 
 

@@ -401,7 +401,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         if self._hunger is None:
             raise gym.error.ResetNeeded("call reset() before step()")
         serving = ~self._visited  # [N]
-        if not serving.all() and self.autoreset_mode is AutoresetMode.DISABLED:
+        if self.autoreset_mode is AutoresetMode.DISABLED and not serving.all():
             raise gym.error.ResetNeeded(
                 'autoreset is disabled: call reset(options={"reset_mask": mask}) for the environments whose visit '
                 f"has ended, here {np.flatnonzero(self._visited).tolist()}"
@@ -460,7 +460,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
             raise ValueError(
                 f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of shape {actions.shape}"
             )
-        if actions.min() < 0 or actions.max() > 1:
+        if (actions >> 1).any():  # a bit other than the last, of a negative number too
             index = int(np.flatnonzero((actions < 0) | (actions > 1))[0])
             raise ValueError(
                 f"actions must be 0 (Squatch) or 1 (Norm), in {self.action_space}, "
