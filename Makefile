@@ -19,11 +19,11 @@ test: $(VENV)/dev  ## run the tests
 verify: $(VENV)/run  ## every gradient against another way of finding it
 	$(BIN)/python scripts/verify.py
 
-check: $(VENV)/dev  ## lint, format, types and tests
+check: $(VENV)/dev  ## lint, format, types and all tests, the long ones too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "long or not long"
 
 board: $(VENV)/run  ## TensorBoard on runs/
 	$(BIN)/tensorboard --logdir runs

@@ -1,11 +1,16 @@
 """The README's Python snippets run as they stand, and its commands exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.image import imread
+
+from pgtorch import TrainConfig, train
 
 TEXT = (ROOT / "README.md").read_text()
 SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "import" in code]
@@ -33,6 +38,42 @@ def test_make_targets_and_scripts_exist():
     }
     for script in re.findall(r"scripts/([a-z]+\.py)", TEXT):
         assert (ROOT / "scripts" / script).exists()
+
+
+def test_commands_run(run_script, tmp_path):
+    """In the order of the README, in one folder, as a reader would; only what has tests of its own is left out."""
+    ran = []
+    for command in re.findall(r"^python scripts/.*$", TEXT, re.MULTILINE):
+        _, script, *flags = shlex.split(command)
+        if script == "scripts/verify.py":  # see test_verify_script.py
+            continue
+        flags = [str(max(tmp_path.glob(flag.replace("...", "*")))) if flag.endswith("...") else flag for flag in flags]
+        done = run_script(script.removeprefix("scripts/"), *flags, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        ran.append(script)
+    assert {"scripts/lesson.py", "scripts/train.py", "scripts/evaluate.py"} <= set(ran)
+    assert len(ran) >= 9
+
+
+def test_lines_of_the_derivation_stand_in_the_source():
+    source = (ROOT / "pgtorch" / "manual_gradient.py").read_text()
+    lines = re.findall(r"^\|.*\| `(.+ = .+)` \|$", TEXT, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert f"    {line}" in source, line
+
+
+def test_pictures_are_those_of_the_run(tmp_path):
+    train(TrainConfig(run_dir=tmp_path / "run"))
+    for name in ("bias.png", "expected_reward.png", "p_norm.png"):
+        assert f"docs/{name}" in TEXT
+        drawn, shown = (imread(folder / name) for folder in (tmp_path / "run", ROOT / "docs"))
+        assert np.abs(drawn - shown).mean() < 0.01, f"draw docs/{name} again"  # but for fonts
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("http") or (ROOT / target).exists(), target
 
 
 def test_the_line_of_the_loss_stands_in_the_source():
