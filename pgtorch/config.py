@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,9 @@ PolicyName = Literal["bias", "mlp"]
 MultiplierName = Literal["reward", "return", "reward-to-go", "gae"]
 BaselineName = Literal["none", "mean", "value"]
 VectorizationName = Literal["native", "sync", "async"]
+
+MOST_ROWS = 2**27  # of a rollout: a few gigabytes
+MOST_FLOAT = 3e38  # what float32 can hold
 
 LESSON = "restaurant_env:Restaurant-v0"
 
@@ -160,10 +164,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every setting, before anything is made of it."""
         object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
-        if self.run_dir is not None:
-            object.__setattr__(self, "run_dir", Path(self.run_dir))
-        for name in ("num_updates", "num_envs", "num_steps", "num_threads"):
-            _require_integer(name, getattr(self, name), 1)
+        object.__setattr__(self, "run_dir", _folder(self.run_dir))
+        for name, most in (
+            ("num_updates", 2**53),
+            ("num_envs", MOST_ROWS),
+            ("num_steps", MOST_ROWS),
+            ("num_threads", 1024),
+        ):
+            _require_integer(name, getattr(self, name), 1, most)
+        if self.num_envs * self.num_steps > MOST_ROWS:
+            rows = f"{self.num_envs} * {self.num_steps}"
+            raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {rows}")
         _require_integer("seed", self.seed, 0, 2**63 - 1)
         for name in ("check_gradient", "checkpoint_every"):
             _require_integer(name, getattr(self, name), 0)
@@ -172,6 +183,7 @@ class TrainConfig:
                 _require_type(setting.name, getattr(self, setting.name), bool)
         _require_type("env_id", self.env_id, str)
         _require_type("env_kwargs", self.env_kwargs, dict)
+        _require_json("env_kwargs", self.env_kwargs)
         _require_number("learning_rate", self.learning_rate, above=0)
         for name in ("discount", "smoothing"):
             _require_number(name, getattr(self, name), low=0, high=1)
@@ -227,9 +239,25 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _require_type(name: str, value: Any, kind: type) -> None:
+def _folder(value: Any) -> Path | None:
+    if value is None:
+        return None
+    _require_type("run_dir", value, str | Path)
+    if not str(value):
+        raise ValueError("run_dir must name a folder, got an empty string")
+    return Path(value)
+
+
+def _require_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be what JSON can hold, got {value!r}") from error
+
+
+def _require_type(name: str, value: Any, kind: Any) -> None:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}")
+        raise TypeError(f"{name} must be a {getattr(kind, '__name__', 'path')}, got {value!r}")
 
 
 def _require_integer(name: str, value: Any, low: int, high: float = math.inf) -> None:
@@ -241,11 +269,11 @@ def _require_integer(name: str, value: Any, low: int, high: float = math.inf) ->
 
 
 def _require_number(
-    name: str, value: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf
+    name: str, value: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = MOST_FLOAT
 ) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (above < value < math.inf and low <= value <= high):  # refuses NaN as well
+    if not (above < value <= high and low <= value):  # refuses NaN as well
         limits = [f"above {above:g}"] * (above > -math.inf) + [f"at least {low:g}"] * (low > -math.inf)
-        limits += [f"at most {high:g}"] * (high < math.inf)
+        limits += [f"at most {high:g}"] * (high < MOST_FLOAT or value > high)
         raise ValueError(f"{name} must be a finite number {' and '.join(limits)}".rstrip() + f", got {value}")

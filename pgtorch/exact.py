@@ -97,6 +97,11 @@ class RestaurantModel:
         return high
 
 
+def _are_probabilities(values: Sequence[float]) -> bool:
+    """Whether numbers are at least 0 and sum to 1; none of them is NaN then."""
+    return all(value >= 0 for value in values) and abs(sum(values) - 1) <= 1e-9  # noqa: PLR2004
+
+
 def _sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
@@ -107,6 +112,7 @@ def _softplus(z: float) -> float:
 
 # Any finite MDP, by linear equations
 
+MOST_CELLS = 20_000_000  # trajectories times states: their one-hot states take eight bytes each
 Outcome = tuple[float, int, float, bool]  # probability, next state, reward, terminated
 
 
@@ -131,15 +137,25 @@ class FiniteMDP:
         Raises:
             ValueError: Where a probability is missing, or start or discount do not fit.
         """
-        if self.start.shape != (len(self.outcomes),) or abs(self.start.sum().item() - 1) > 1e-9:  # noqa: PLR2004
+        if self.start.shape != (len(self.outcomes),) or not _are_probabilities(self.start.tolist()):
             raise ValueError(f"start must be {len(self.outcomes)} probabilities that sum to 1, got {self.start}")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount must be in [0, 1], got {self.discount}")
         for s, actions in enumerate(self.outcomes):
+            if len(actions) != len(self.outcomes[0]):
+                raise ValueError(
+                    f"outcomes[{s}] must have {len(self.outcomes[0])} actions like the first, got {len(actions)}"
+                )
             for a, outcomes in enumerate(actions):
-                total = sum(outcome[0] for outcome in outcomes)
-                if abs(total - 1) > 1e-9:  # noqa: PLR2004
-                    raise ValueError(f"outcomes[{s}][{a}] must have probabilities that sum to 1, got {total}")
+                chances = [outcome[0] for outcome in outcomes]
+                if not _are_probabilities(chances):
+                    raise ValueError(f"outcomes[{s}][{a}] must have probabilities that sum to 1, got {chances}")
+                for _, following, reward, _ in outcomes:
+                    if not 0 <= following < len(self.outcomes) or not math.isfinite(reward):
+                        raise ValueError(
+                            f"outcomes[{s}][{a}] must lead to a state below {len(self.outcomes)} for a finite reward, "
+                            f"got state {following}, reward {reward}"
+                        )
 
     @classmethod
     def from_gymnasium(cls, env: Env[Any, Any], discount: float = 1.0) -> FiniteMDP:
@@ -273,6 +289,10 @@ class Trajectories:
     valid: Tensor  # bool [T, N]
 
 
+class TooManyTrajectoriesError(ValueError):
+    """There are more trajectories than can be enumerated."""
+
+
 def enumerate_trajectories(mdp: FiniteMDP, probability: Tensor, horizon: int) -> Trajectories:
     """Every trajectory of at most `horizon` steps that can happen, each with its probability.
 
@@ -282,7 +302,13 @@ def enumerate_trajectories(mdp: FiniteMDP, probability: Tensor, horizon: int) ->
         mdp: The process; there are up to S (A times outcomes)^horizon trajectories.
         probability: pi(a|s), float64 [S, A].
         horizon: T, at least 1.
+
+    Raises:
+        TooManyTrajectoriesError: Where they and the states are too many to hold.
+        ValueError: Where the horizon is below 1.
     """
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1, got {horizon}")
     chances = probability.tolist()
     paths: list[tuple[float, int, list[tuple[int, int, float, bool]]]]
     paths = [(p, s, []) for s, p in enumerate(mdp.start.tolist()) if p > 0]
@@ -298,6 +324,10 @@ def enumerate_trajectories(mdp: FiniteMDP, probability: Tensor, horizon: int) ->
                         step = (s, a, reward, terminated)
                         longer.append((p * chances[s][a] * chance, following, [*steps, step]))
         paths = longer
+        if len(paths) * len(mdp.outcomes) > MOST_CELLS:
+            raise TooManyTrajectoriesError(
+                f"{len(paths):,} trajectories or more of {horizon} steps in {len(mdp.outcomes)} states are too many"
+            )
     filler = (0, 0, 0.0, False)
     rows = [[*steps, *[filler] * (horizon - len(steps))] for _, _, steps in paths]
     lengths = torch.tensor([len(steps) for _, _, steps in paths])

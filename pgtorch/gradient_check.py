@@ -50,11 +50,13 @@ def check_gradient(
     autograd = gradient or {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in policy.named_parameters()
+        if parameter.requires_grad  # a frozen one has a gradient by hand, and none by autograd
     }
     difference, units, worst = 0.0, 0.0, ""
-    if not all(torch.equal(autograd[name], manual[name]) for name in manual):
-        difference = max((autograd[name] - manual[name]).abs().max().item() for name in manual)
+    if not all(torch.equal(autograd[name], manual[name]) for name in autograd):
+        difference = max((autograd[name] - manual[name]).abs().max().item() for name in autograd)
         magnitude = gradient_magnitude(policy, observation, action, multiplier)
+        magnitude = {name: magnitude[name] for name in autograd}
         units, worst = difference_in_units(autograd, manual, magnitude)
     if units > (0.0 if isinstance(policy, BiasPolicy) else LIMIT):
         raise GradientMismatchError(

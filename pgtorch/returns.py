@@ -68,7 +68,7 @@ def episode_return(reward: Tensor, terminated: Tensor, truncated: Tensor, valid:
     """
     _check(discount, reward, terminated, truncated, valid)
     ended = terminated | truncated
-    weighted = reward.double() * discount_weight(terminated, truncated, valid, discount) * valid
+    weighted = torch.where(valid, reward.double() * discount_weight(terminated, truncated, valid, discount), 0.0)
     so_far, sums = torch.zeros_like(weighted[0]), torch.zeros_like(weighted)
     for t in range(len(reward)):
         so_far = so_far + weighted[t]
@@ -154,11 +154,16 @@ def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
     Returns:
         [T, N]; 0 on filler rows.
 
+    Raises:
+        ValueError: Where no row is valid.
+
     Source: Williams (1992), section 3 (reinforcement baseline).
     """
     _check(0.0, multiplier, valid)
+    if not valid.any():
+        raise ValueError("subtract_mean needs at least one valid row, got none")
     mean = multiplier[valid].double().mean()
-    return ((multiplier - mean) * valid).to(multiplier.dtype)
+    return torch.where(valid, multiplier - mean, 0.0).to(multiplier.dtype)
 
 
 def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
@@ -187,6 +192,8 @@ def _check(share: float, *tensors: Tensor) -> None:
     """A discount or smoothing within [0, 1], and tensors of one shape [T, N] with T of at least 1."""
     if not 0 <= share <= 1:
         raise ValueError(f"discount and smoothing must be in [0, 1], got {share}")
+    if any(tensor.dtype in (torch.int32, torch.int64) for tensor in tensors):
+        raise ValueError("rewards and values must be floating, got integers: sums of them would be cut off")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 or any(len(shape) != 2 or shape[0] < 1 for shape in shapes):  # noqa: PLR2004
         raise ValueError(f"all tensors must have one shape [T, N], got {sorted(map(list, shapes))}")

@@ -221,9 +221,9 @@ class RolloutCollector:
         self.num_steps += 1
         observation, reward, terminated, truncated, infos = self.env.step(self._clip(action))
         require_shapes(self.env.num_envs, self.num_steps, reward=reward, terminated=terminated, truncated=truncated)
-        require_finite(reward, "reward", self.num_steps)
         arrays["action"][t] = action
         arrays["reward"][t] = reward
+        require_finite(arrays["reward"][t], "reward", self.num_steps)
         arrays["terminated"][t] = terminated
         arrays["truncated"][t] = truncated
         self._take(observation)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pgtorch.config import TrainConfig
 
 RUNS = Path("runs")
+CONFIG = "config.json"
 PACKAGES = ("pgtorch", "torch", "gymnasium", "numpy", "tensorboard")
 
 
@@ -33,7 +34,7 @@ def create_run_folder(config: TrainConfig) -> Path:
     folder = config.run_dir or RUNS / _fresh_name(config)
     try:
         folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
-        occupied = any(folder.iterdir())
+        occupied = any(folder.iterdir()) or not _claim(folder / CONFIG)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise OSError(f"run_dir must be a folder that can be made, got {str(folder)!r}: {error}") from error
     if occupied:
@@ -49,7 +50,16 @@ def write_config(folder: Path, config: TrainConfig) -> None:
         "command": sys.argv,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-    (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _claim(path: Path) -> bool:
+    """Make an empty file; of two that try at once, only one is told that it did."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _fresh_name(config: TrainConfig) -> str:

@@ -53,6 +53,7 @@ class Trainer:
                 f"check_gradient must be 0 for {type(self.policy).__name__}: there is no derivation by hand for it, "
                 "only for BiasPolicy and MLPPolicy"
             )
+        _require_fit(self.policy, self.env)
         learns_value = config.multiplier == "gae" or config.baseline == "value"
         self.value_function = ValueFunction(space, config.hidden_sizes) if learns_value else None
         make_optimizer = OPTIMIZERS[config.optimizer]
@@ -256,6 +257,32 @@ def make_env(config: TrainConfig) -> VectorEnv[Any, Any, Any]:
     settings: dict[str, Any] = {"num_envs": config.num_envs, "vectorization_mode": mode, **wrappers}
     env = gym.make_vec(config.env_id, **settings, **config.env_kwargs)
     return StepTimeout(env) if mode == "async" else env
+
+
+def _require_fit(policy: Policy, env: VectorEnv[Any, Any, Any]) -> None:
+    """Ask the policy once, without leaving a trace, so that one that does not fit is found before anything is written.
+
+    Raises:
+        TypeError: Where it cannot be asked, or gives what does not fit.
+    """
+    observation = torch.zeros(env.num_envs, gym.spaces.flatdim(env.single_observation_space))
+    name = type(policy).__name__
+    with torch.random.fork_rng(devices=[]):
+        try:
+            action = policy.sample(observation)
+            log_prob, entropy = policy.evaluate(observation, action)
+        except Exception as error:
+            raise TypeError(f"{name} fails on observations {list(observation.shape)}: {error}") from error
+    shapes = {"action": action.shape, "log_prob": log_prob.shape, "entropy": entropy.shape}
+    wanted = (env.num_envs, *(env.single_action_space.shape or ()))
+    if shapes != {"action": wanted, "log_prob": wanted[:1], "entropy": wanted[:1]}:
+        found = ", ".join(f"{field} {list(shape)}" for field, shape in shapes.items())
+        raise TypeError(
+            f"{name} must give actions {list(wanted)} with log_prob and entropy {list(wanted[:1])} "
+            f"for observations {list(observation.shape)}, got {found}"
+        )
+    if not log_prob.requires_grad:
+        raise TypeError(f"{name} has nothing to learn: log_prob has no gradient")
 
 
 def make_policy(config: TrainConfig, env: VectorEnv[Any, Any, Any]) -> Policy:

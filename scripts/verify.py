@@ -47,14 +47,14 @@ class Arguments:
     """Seed of everything that is drawn."""
 
     episodes: int = 100_000
-    """Episodes that are sampled where the exact gradient is known, at least 200."""
+    """Episodes that are sampled where the exact gradient is known, 200 to 10,000,000."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if self.episodes < 200:  # noqa: PLR2004
-            raise ValueError(f"episodes must be at least 200, got {self.episodes}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+        if not 200 <= self.episodes <= 10**7:  # noqa: PLR2004
+            raise ValueError(f"episodes must be at least 200 and at most 10,000,000, got {self.episodes}")
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def main() -> int:
     torch.manual_seed(arguments.seed)
     try:
         done = [show(row, arguments.json) for row in wanted_rows(arguments)]
-    except (ValueError, TypeError, ImportError, AttributeError, gym.error.Error) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, RuntimeError, SyntaxError, gym.error.Error) as error:
         return complain(str(error), WRONG_INPUT)
     failed = sum(row.status == "FAIL" for row in done)
     if arguments.json:

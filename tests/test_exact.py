@@ -165,7 +165,7 @@ def test_samples_have_the_exact_mean_return():
 
 def test_refuses_a_broken_table():
     good = random_mdp(0)
-    with pytest.raises(ValueError, match=r"outcomes\[0\]\[0\] must have probabilities that sum to 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"outcomes\[0\]\[0\] must have probabilities that sum to 1, got \[0.5\]"):
         FiniteMDP([[[(0.5, 0, 1.0, False)]]], torch.ones(1).double())
     with pytest.raises(ValueError, match="start must be 4 probabilities that sum to 1"):
         FiniteMDP(good.outcomes, torch.ones(4).double())
