@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -11,22 +10,21 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from gymnasium.spaces import Discrete
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.nn import functional
 
 from pgtorch import metrics, returns
 from pgtorch.checkpoint import CheckpointError, require_like
 from pgtorch.config import TrainConfig
-from pgtorch.contract import NonFiniteError, StepContract, StepTimeout
+from pgtorch.contract import NonFiniteError
 from pgtorch.environment_state import UnknownStateError, put_state, take_state, why_unknown
 from pgtorch.gradient_check import check_gradient
 from pgtorch.losses import policy_gradient_loss
+from pgtorch.making import make_env, make_policy, require_fit
 from pgtorch.manual_gradient import has_derivation
 from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.optimizers import OPTIMIZERS
-from pgtorch.policies import BiasPolicy, MLPPolicy, Policy, ValueFunction
+from pgtorch.policies import Policy, ValueFunction
 from pgtorch.rollout import Rollout, RolloutCollector
 
 
@@ -53,7 +51,7 @@ class Trainer:
                 f"check_gradient must be 0 for {type(self.policy).__name__}: there is no derivation by hand for it, "
                 "only for BiasPolicy and MLPPolicy"
             )
-        _require_fit(self.policy, self.env)
+        require_fit(self.policy, self.env)
         learns_value = config.multiplier == "gae" or config.baseline == "value"
         self.value_function = ValueFunction(space, config.hidden_sizes) if learns_value else None
         make_optimizer = OPTIMIZERS[config.optimizer]
@@ -81,35 +79,22 @@ class Trainer:
             GradientMismatchError: Where autograd's gradient is not the manual one.
             NonFiniteError: Where an observation, a reward or the gradient is no finite number; no parameter has moved.
         """
-        config = self.config
         rollout = self.collector.collect(self.policy)
         observation, action = rollout.rows(rollout.observation), rollout.rows(rollout.action)  # [B, ...]
         multiplier, value_loss = self._weigh(rollout)  # [B], scalar
         log_prob, entropy = self.policy.evaluate(observation, action)  # [B], [B]
-        entropy = entropy.mean()
-        policy_loss = policy_gradient_loss(log_prob, multiplier)
-        loss = policy_loss
-        if value_loss is not None:
-            loss = loss + config.value_coefficient * value_loss
-        if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * entropy
-
-        for optimizer in self.optimizers.values():
-            for parameter in optimizer.parameters:
-                parameter.grad = None
+        policy_loss, entropy = policy_gradient_loss(log_prob, multiplier), entropy.mean()
         self.num_updates += 1
         self.num_env_steps += len(multiplier)
-        check = config.check_gradient and self.num_updates % config.check_gradient == 0
-        gradient = self._policy_gradient(policy_loss) if check and config.entropy_coefficient else None
-        loss.backward()  # type: ignore[no-untyped-call]
-        norms = self._gradient_norms(loss)
+
+        gradient = self._backward(policy_loss, value_loss, entropy)
+        norms = self._gradient_norms(policy_loss)
         logged = {}
-        if check:
+        if self._check_is_due():
             logged = check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
-        logged["gradient/norm"] = norms["policy"]
         self._step(norms)
 
-        logged["policy/entropy"] = entropy.item()
+        logged |= {"gradient/norm": norms["policy"], "policy/entropy": entropy.item()}
         logged["loss/policy_gradient"] = policy_loss.item()
         if value_loss is not None:
             logged["loss/value"] = value_loss.item()
@@ -202,10 +187,26 @@ class Trainer:
             return rollout.rows(multiplier), None
         return rollout.rows(multiplier), functional.mse_loss(rollout.rows(value), rollout.rows(target))
 
-    def _policy_gradient(self, policy_loss: Tensor) -> dict[str, Tensor]:
-        """Autograd's gradient of the policy loss alone, before an entropy bonus joins it."""
-        names, parameters = zip(*self.policy.named_parameters(), strict=True)
-        return dict(zip(names, torch.autograd.grad(policy_loss, parameters, retain_graph=True), strict=True))
+    def _check_is_due(self) -> bool:
+        every = self.config.check_gradient
+        return every > 0 and self.num_updates % every == 0
+
+    def _backward(self, policy_loss: Tensor, value_loss: Tensor | None, entropy: Tensor) -> dict[str, Tensor] | None:
+        """Backpropagate the whole loss; gives the policy loss's own gradient where an entropy bonus joins a check."""
+        config, own, loss = self.config, None, policy_loss
+        if value_loss is not None:
+            loss = loss + config.value_coefficient * value_loss
+        if config.entropy_coefficient:
+            loss = loss - config.entropy_coefficient * entropy
+            if self._check_is_due():
+                names, parameters = zip(*self.policy.named_parameters(), strict=True)
+                gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)
+                own = dict(zip(names, gradients, strict=True))
+        for optimizer in self.optimizers.values():
+            for parameter in optimizer.parameters:
+                parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return own
 
     def _gradient_norms(self, loss: Tensor) -> dict[str, float]:
         """Euclidean norm of the policy's gradient and of the value function's.
@@ -243,64 +244,3 @@ class Trainer:
         return (
             {} if means is None else dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=True))
         )
-
-
-def make_env(config: TrainConfig) -> VectorEnv[Any, Any, Any]:
-    """The vector environment of a run: native where there is one, unless the settings say otherwise."""
-    mode: str = config.vectorization
-    if mode == "native":
-        module, _, name = config.env_id.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        mode = "sync" if gym.spec(name).vector_entry_point is None else "vector_entry_point"
-    wrappers = {} if mode == "vector_entry_point" else {"wrappers": [StepContract]}
-    settings: dict[str, Any] = {"num_envs": config.num_envs, "vectorization_mode": mode, **wrappers}
-    env = gym.make_vec(config.env_id, **settings, **config.env_kwargs)
-    return StepTimeout(env) if mode == "async" else env
-
-
-def _require_fit(policy: Policy, env: VectorEnv[Any, Any, Any]) -> None:
-    """Ask the policy once, without leaving a trace, so that one that does not fit is found before anything is written.
-
-    Raises:
-        TypeError: Where it cannot be asked, or gives what does not fit.
-    """
-    observation = torch.zeros(env.num_envs, gym.spaces.flatdim(env.single_observation_space))
-    name = type(policy).__name__
-    with torch.random.fork_rng(devices=[]):
-        try:
-            action = policy.sample(observation)
-            log_prob, entropy = policy.evaluate(observation, action)
-        except Exception as error:
-            raise TypeError(f"{name} fails on observations {list(observation.shape)}: {error}") from error
-    shapes = {"action": action.shape, "log_prob": log_prob.shape, "entropy": entropy.shape}
-    wanted = (env.num_envs, *(env.single_action_space.shape or ()))
-    if shapes != {"action": wanted, "log_prob": wanted[:1], "entropy": wanted[:1]}:
-        found = ", ".join(f"{field} {list(shape)}" for field, shape in shapes.items())
-        raise TypeError(
-            f"{name} must give actions {list(wanted)} with log_prob and entropy {list(wanted[:1])} "
-            f"for observations {list(observation.shape)}, got {found}"
-        )
-    if not log_prob.requires_grad:
-        raise TypeError(f"{name} has nothing to learn: log_prob has no gradient")
-
-
-def make_policy(config: TrainConfig, env: VectorEnv[Any, Any, Any]) -> Policy:
-    """The policy that the settings name.
-
-    Args:
-        config: Settings of the run.
-        env: Its environment.
-
-    Raises:
-        TypeError: Where it does not fit the environment; the message names the spaces.
-    """
-    observation_space, action_space = env.single_observation_space, env.single_action_space
-    if config.policy == "mlp":
-        return MLPPolicy(observation_space, action_space, config.hidden_sizes)
-    if observation_space.shape == (1,) and action_space == Discrete(2):
-        return BiasPolicy()
-    raise TypeError(
-        f"policy 'bias' takes observations of shape [1] and Discrete(2) actions, but {config.env_id} has "
-        f"{observation_space} and {action_space}"
-    )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pgtorch import BiasPolicy, MLPPolicy, TrainConfig, pictures, train
-from pgtorch.trainer import make_env
+from pgtorch.making import make_env
 
 LESSON = {"bias.png", "p_norm.png", "expected_reward.png", "gradient.png"}
 
