@@ -50,7 +50,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "num_envs": 8,
         "num_steps": 16,
         "num_updates": 8000,
-        "discount": 0.95,
+        "discount": 0.97,
         "normalise_observations": False,
     },
     "FrozenLake-v1": {"normalise_observations": False, "entropy_coefficient": 0.01},
