@@ -126,15 +126,15 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
             )
             raise
         self._require_observation(observation)
-        self._require("reward", reward, (int, float, np.integer, np.floating))
-        self._require("terminated", terminated, (bool, np.bool_))
-        self._require("truncated", truncated, (bool, np.bool_))
+        self._require("reward", reward, (int, float, np.integer, np.floating), "number")
+        self._require("terminated", terminated, (bool, np.bool_), "bool")
+        self._require("truncated", truncated, (bool, np.bool_), "bool")
         return observation, reward, terminated, truncated, info
 
-    def _require(self, field: str, value: Any, kinds: tuple[type, ...]) -> None:
+    def _require(self, field: str, value: Any, kinds: tuple[type, ...], expected: str) -> None:
         if not isinstance(value, kinds) and not (isinstance(value, np.ndarray) and value.ndim == 0):
             raise ContractError(
-                f"{field} must be a {kinds[-1].__name__}, got {type(value).__name__} {value!r:.60}, "
+                f"{field} must be a {expected}, got {type(value).__name__} {value!r:.60}, "
                 f"of {self._name()} at step {self._steps}"
             )
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,11 @@ def _unboxed(message: str) -> str:
     """The first paragraph of tyro's message, without the box around it."""
     lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
     return re.split(r"\n─", "\n".join(lines))[0]
+
+
+def warn_in_one_line() -> None:
+    """Have warnings told like errors, without the line of code that they come from."""
+    warnings.showwarning = lambda message, *_: print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
 class StopSignals:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 import torch
 import tyro
-from command_line import WRONG_INPUT, complain, parse
+from command_line import WRONG_INPUT, complain, parse, warn_in_one_line
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import BiasPolicy
@@ -61,6 +61,7 @@ def main() -> int:
     """Parse, play, print."""
     arguments = parse(Arguments, __doc__)
     torch.set_num_threads(1)
+    warn_in_one_line()
     try:
         run = load_run(arguments.run_dir)
         found = evaluate(run, arguments.episodes, arguments.seed)

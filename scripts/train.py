@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from command_line import FAILED, WRONG_INPUT, StopSignals, complain, parse
+from command_line import FAILED, WRONG_INPUT, StopSignals, complain, parse, warn_in_one_line
 from tqdm import tqdm
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
@@ -58,6 +58,7 @@ class Resume:
 def main() -> int:
     """Parse, train, print."""
     stop = StopSignals()
+    warn_in_one_line()
     flags = parse_resume() or parse_config()
     try:
         with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:

@@ -1,6 +1,7 @@
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -182,20 +183,39 @@ def swapped(data, chance):
     return bytes(mutant)
 
 
+def read_or_told(path):
+    """What a checkpoint holds, or the message; any other error passes."""
+    try:
+        return leaves(read_checkpoint(path))
+    except CheckpointError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("damage", [flipped, cut, zeroed, swapped])
 @pytest.mark.parametrize("mutants", [38, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_damaged_checkpoint_is_refused_or_equal(tmp_path, small, damage, mutants):
     path = tmp_path / "checkpoint-000000001.pt"
     path.write_bytes(small)
-    whole, chance, refused = leaves(read_checkpoint(path)), random.Random(1), 0
+    whole, chance, told = read_or_told(path), random.Random(1), []
     for _ in range(mutants):
         path.write_bytes(damage(small, chance))
-        try:
-            assert leaves(read_checkpoint(path)) == whole
-        except CheckpointError as error:
-            assert "checkpoint-000000001.pt" in str(error)
-            refused += 1
-    assert refused > mutants / 3
+        found = read_or_told(path)
+        if found != whole:
+            told.append(found)
+    assert all(isinstance(found, str) and str(path) in found for found in told)
+    assert len(told) > mutants / 3
+
+
+def test_a_record_that_became_a_folder_is_refused(tmp_path, small):
+    """One bit of a record's attributes, under no checksum, and torch reads nothing for it: memory as it happens to be."""
+    # FAILS as of 107e05b.
+    path = tmp_path / "checkpoint-000000001.pt"
+    for directory in (match.start() for match in re.finditer(b"PK\1\2", small)):
+        mutant = bytearray(small)
+        mutant[directory + 38] ^= 16
+        path.write_bytes(mutant)
+        with pytest.raises(CheckpointError, match=r"checkpoint-000000001\.pt"):
+            read_checkpoint(path)
 
 
 @pytest.mark.long
@@ -203,15 +223,13 @@ def test_every_bit_of_the_directory(tmp_path, small):
     """The zip format's checksums do not cover its own directory."""
     path = tmp_path / "checkpoint-000000001.pt"
     path.write_bytes(small)
-    whole = leaves(read_checkpoint(path))
+    whole = read_or_told(path)
     for bit in range(8 * small.index(b"PK\1\2"), 8 * len(small)):
         mutant = bytearray(small)
         mutant[bit // 8] ^= 1 << bit % 8
         path.write_bytes(mutant)
-        try:
-            assert leaves(read_checkpoint(path)) == whole, bit
-        except CheckpointError:
-            pass
+        found = read_or_told(path)
+        assert found == whole or isinstance(found, str), bit
 
 
 # Hostile.
@@ -223,9 +241,9 @@ from pgtorch.checkpoint import CheckpointError, load_run, read_checkpoint
 from pgtorch import resume
 
 for folder in map(Path, sys.argv[1:]):
-    for read in (lambda: read_checkpoint(folder / "checkpoint-000000001.pt"), lambda: resume(folder), lambda: load_run(folder)):
+    for read in (resume, load_run, lambda folder: read_checkpoint(folder / "checkpoint-000000001.pt")):
         try:
-            read()
+            read(folder)
         except CheckpointError:
             continue
         sys.exit(f"{folder} was read")
@@ -293,14 +311,14 @@ def stored(state, folder):
 def changed(state, way, value):
     """A copy with another value at a path of keys; `...` takes it out."""
     key, *rest = way
-    copied = dict(state)
+    copied = dict(state) if isinstance(state, dict) else list(state)
     if rest:
         copied[key] = changed(state[key], rest, value)
     elif value is ...:
         del copied[key]
     else:
         copied[key] = value
-    return copied
+    return copied if isinstance(state, dict | list) else tuple(copied)
 
 
 NAN = float("nan")
@@ -345,9 +363,11 @@ WRONG_PARTS = [
     (("generator",), torch.zeros(7, dtype=torch.uint8), r"trainer\.generator must be"),
     # FAILS as of 107e05b: a RuntimeError, after everything else has changed.
     (("generator",), torch.zeros_like(torch.get_rng_state()), r"trainer\.generator"),
-    (("environment",), ("value", None), r"trainer\.environment"),
-    (("environment",), None, r"trainer\.environment"),
     (("environment",), ("object", {}), r"trainer\.environment"),
+    (("environment",), [], r"trainer\.environment"),
+    # FAIL as of 107e05b: taken for a state, of nothing; a KeyError.
+    (("environment",), ("value", None), r"trainer\.environment"),
+    (("environment", 1, "envs", 1, 0, 1, "env", 1, "_np_random"), ("generator", "{}"), r"trainer\.environment"),
 ]
 
 
@@ -372,7 +392,7 @@ def test_a_wrong_part_is_named_and_nothing_changes(tmp_path, way, value, message
     ("settings", "message"),
     [
         ({"env_id": "Acrobot-v1"}, r"trainer\.policy\.parameters\.layers\.0\.weight must be"),
-        ({"env_id": LESSON, "policy": "mlp"}, r"trainer\.policy\.parameters\.layers\.0\.weight must be"),
+        ({"env_id": LESSON}, r"trainer must have keys"),
         ({"hidden_sizes": (5,)}, r"trainer\.policy\.parameters\.layers\.0\.weight must be"),
         ({"hidden_sizes": (4, 4)}, r"trainer\.policy\.parameters must have keys"),
         ({"optimizer": "sgd"}, r"trainer\.optimizers\.policy must have keys"),
@@ -390,6 +410,15 @@ def test_the_state_of_another_trainer_is_refused_and_nothing_changes(tmp_path, s
     with pytest.raises(CheckpointError, match=message):
         trainer.load_state_dict(saved)
     assert leaves(trainer.state_dict()) == before
+    trainer.close()
+
+
+def test_a_state_without_the_environments_says_so(tmp_path):
+    # FAILS as of 107e05b: the message is ": new episodes begin, ...", without a reason.
+    saved = stored(changed(trainer_of().state_dict(), ("environment",), ...), tmp_path)
+    trainer = trainer_of()
+    with pytest.warns(UserWarning, match=r"^\w.*: new episodes begin"):
+        trainer.load_state_dict(saved)
     trainer.close()
 
 
@@ -530,9 +559,7 @@ LIMITED = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (
 LIMITED += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 
 
-@pytest.mark.parametrize(
-    ("every", "limit", "path"), [(0, 60_000, "metrics.jsonl"), (40, 9_000, "checkpoint-000000040")]
-)
+@pytest.mark.parametrize(("every", "limit", "path"), [(0, 60_000, "metrics.jsonl"), (5, 9_000, "checkpoint-000000005")])
 def test_a_run_on_a_full_disk_ends_in_one_line(tmp_path, every, limit, path):
     # FAILS as of 107e05b where `metrics.jsonl` is what does not fit: the message has no path.
     script = Path(__file__).parents[1] / "scripts" / "train.py"
