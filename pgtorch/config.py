@@ -44,7 +44,7 @@ GENERAL: dict[str, Any] = {
 # By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"hidden_sizes": (32, 32), "num_envs": 64, "num_steps": 16, "num_updates": 500},
-    "Acrobot-v1": {},
+    "Acrobot-v1": {"learning_rate": 5e-3},
     "Pendulum-v1": {
         "hidden_sizes": (32, 32),
         "num_envs": 8,

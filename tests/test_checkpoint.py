@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_refused_or_equal(tmp_path, small, damage, mutan
 
 
 def test_a_record_that_became_a_folder_is_refused(tmp_path, small):
-    """One bit of a record's attributes, under no checksum, and torch reads nothing for it: memory as it happens to be."""
+    """One bit of a record's attributes, under no checksum, and torch reads nothing for it."""
     # FAILS as of 107e05b.
     path = tmp_path / "checkpoint-000000001.pt"
     for directory in (match.start() for match in re.finditer(b"PK\1\2", small)):
