@@ -1,13 +1,14 @@
 """Checkpoints: written so that a crash at any moment loses none, read so that a damaged one never passes for whole.
 
 A checkpoint is one file of plain types and tensors. It is written beside its place, read back, and only then moved
-there; the two newest are kept. Every byte that matters is covered by the checksums of the zip format that `torch.save`
-writes, and nothing in it is ever run.
+there; the two newest are kept. It is what `torch.save` writes, with a checksum of the whole file as the zip's comment;
+nothing in it is ever run.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import warnings
@@ -27,6 +28,8 @@ from pgtorch.policies import BiasPolicy, MLPPolicy, Policy
 
 FORMAT = 1
 KEPT = 2
+SEAL = b"sha256 "
+_SEAL_SIZE = len(SEAL) + 64
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,12 +53,12 @@ def save_checkpoint(folder: Path, number: int, content: Mapping[str, Any]) -> Pa
     """
     path = folder / f"checkpoint-{number:09d}.pt"
     require_finite(content.get("trainer"), f"{path}: trainer")
-    data = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, data)
+    saved = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, saved)
     temporary = folder / f".{path.name}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(data.getbuffer())
+            file.write(_sealed(saved.getvalue()))
             file.flush()
             os.fsync(file.fileno())
         read_checkpoint(temporary)
@@ -64,9 +67,11 @@ def save_checkpoint(folder: Path, number: int, content: Mapping[str, Any]) -> Pa
         for old in checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         reason = "no space left to write it" if error.errno in _NO_SPACE else "it cannot be written"
         raise CheckpointError(f"{path}: {reason} ({error.strerror}); the checkpoints before it are whole") from error
+    finally:
+        for left in folder.glob(".checkpoint-*.tmp"):  # of this save where it failed, or of one that was killed
+            left.unlink()
     return path
 
 
@@ -87,7 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip() or ("" if _is_whole(data) else path.name)
         content = None if damaged else torch.load(io.BytesIO(data), weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
         reason = (str(error).splitlines() or [""])[0]
@@ -231,6 +236,20 @@ def _make_policy(config: TrainConfig, name: str) -> Policy:
     env = gym.make(config.env_id, **settings)
     env.close()
     return MLPPolicy(env.observation_space, env.action_space, config.hidden_sizes)
+
+
+def _sealed(data: bytes) -> bytes:
+    """A zip file with a checksum of all of it as its comment: the format's own do not cover its directory."""
+    comment = SEAL + hashlib.sha256(data).hexdigest().encode()
+    return data[:-2] + len(comment).to_bytes(2, "little") + comment
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the checksum is right; of a file without one, as `torch.save` leaves it, nobody can tell."""
+    body, comment = data[:-_SEAL_SIZE], data[-_SEAL_SIZE:]
+    if not comment.startswith(SEAL):
+        return True
+    return hashlib.sha256(body[:-2] + b"\0\0").hexdigest().encode() == comment.removeprefix(SEAL)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -161,7 +161,7 @@ class TrainConfig:
     pictures: bool = True
     """Draw the pictures at the end of the run."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: PLR0912 -- a table of checks
         """Check every setting, before anything is made of it."""
         object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
         object.__setattr__(self, "run_dir", _folder(self.run_dir))
@@ -175,6 +175,8 @@ class TrainConfig:
         if self.num_envs * self.num_steps > MOST_ROWS:
             rows = f"{self.num_envs} * {self.num_steps}"
             raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {rows}")
+        if self.standardise and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
+            raise ValueError("standardise needs num_envs * num_steps of at least 2: one number has no deviation")
         _require_integer("seed", self.seed, 0, 2**63 - 1)
         for name in ("check_gradient", "checkpoint_every"):
             _require_integer(name, getattr(self, name), 0)

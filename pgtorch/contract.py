@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 STEP_SECONDS = 60.0  # longest that a worker may take for one step
+MOST = float(np.finfo(np.float32).max)
 TOLERANCE = 1e-3  # of a bound, and beside it: rounding is no breach
 
 
@@ -24,15 +26,62 @@ class NonFiniteError(ArithmeticError):
 
 
 def require_finite(values: NDArray[Any], field: str, step: int) -> None:
-    """Raise `NonFiniteError` where values [N, ...] of a step are not all finite."""
-    if math.isfinite(values.sum()):  # the sum of numbers of which one is not finite is not finite
+    """Raise `NonFiniteError` where values [N, ...] of a step are not all finite in single precision."""
+    if (np.abs(values) <= MOST).all():  # which no NaN is
         return
-    places = np.argwhere(~np.isfinite(values))
-    if len(places):
-        where = places[0].tolist()
-        inner = f" at index {where[1:]}" if where[1:] else ""
-        raise NonFiniteError(
-            f"{field} must be finite, got {values[tuple(where)]}{inner}, of environment {where[0]} at step {step}"
+    where = np.argwhere(~(np.abs(values) <= MOST))[0].tolist()
+    inner = f" at index {where[1:]}" if where[1:] else ""
+    raise NonFiniteError(
+        f"{field} must be finite, got {values[tuple(where)]}{inner}, of environment {where[0]} at step {step}"
+    )
+
+
+def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool:
+    """Whether an observation, or a batch of them, has the shapes and types of its space, and its choices are choices.
+
+    Whether the numbers of a `Box` are within its bounds is `ObservationBounds`' affair.
+    """
+    if isinstance(space, spaces.Dict):
+        return isinstance(value, dict) and all(key in value and fits(space[key], value[key], batch) for key in space)
+    if isinstance(space, spaces.Tuple):
+        parts = list(zip(space, value, strict=False)) if isinstance(value, tuple | list) else []
+        return len(parts) == len(space) == len(value) and all(fits(part, item, batch) for part, item in parts)
+    if isinstance(space, spaces.Box):
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        return (
+            shape == (*batch, *space.shape)
+            and isinstance(dtype, np.dtype)
+            and np.can_cast(dtype, space.dtype, "same_kind")
+        )
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        number = np.asarray(value)
+        if number.shape != (*batch, *(space.shape or ())) or number.dtype.kind not in "iub":
+            return False
+        low = 0 if isinstance(space, spaces.MultiBinary) else space.start
+        size: Any = 2 if isinstance(space, spaces.MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
+        return bool(((number >= low) & (number < low + size)).all())
+    return bool(space.contains(value))
+
+
+def describe(value: Any) -> str:
+    """What came, for a message."""
+    return " ".join(f"{type(value).__name__} {value!r:.60}".split())
+
+
+def _describe_observation(value: Any) -> str:
+    """Its type and shape, and the beginning of it."""
+    try:
+        shape = np.shape(value)
+    except ValueError:  # a ragged list
+        shape = ()
+    return " ".join(f"{getattr(value, 'dtype', type(value).__name__)} {shape}: {value!r:.60}".split())
+
+
+def require_batch(space: gym.Space[Any], value: Any, num_envs: int, step: int) -> None:
+    """Raise `ContractError` where what a vector environment gave is no batch of N observations."""
+    if not fits(space, value, (num_envs,)):
+        raise ContractError(
+            f"observation must be a batch of {num_envs} in {space}, got {_describe_observation(value)}, at step {step}"
         )
 
 
@@ -62,13 +111,17 @@ class ObservationBounds:
             )
 
 
-def require_shapes(num_envs: int, step: int, **fields: Any) -> None:
-    """Raise `ContractError` where a field of a vector environment's step is no array of N."""
-    for field, value in fields.items():
+def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, truncated: Any) -> None:
+    """Raise `ContractError` where the other fields of a vector environment's step are no arrays [N] of their kinds."""
+    fields = {"reward": (reward, "iufb"), "terminated": (terminated, "b"), "truncated": (truncated, "b")}
+    for field, (value, kinds) in fields.items():
         shape = getattr(value, "shape", None)
         if shape != (num_envs,):
-            found = type(value).__name__ if shape is None else f"shape {list(shape)}"
+            found = describe(value) if shape is None else f"shape {list(shape)}"
             raise ContractError(f"{field} must be an array of shape [{num_envs}], got {found}, at step {step}")
+        if value.dtype.kind not in kinds:
+            what = "numbers" if field == "reward" else "bools"
+            raise ContractError(f"{field} must be an array of {what}, got {value.dtype}, at step {step}")
 
 
 class StepTimeout(gym.vector.VectorWrapper):
@@ -89,12 +142,13 @@ class StepTimeout(gym.vector.VectorWrapper):
         try:
             self.env.step_async(actions)
             return self.env.step_wait(timeout=STEP_SECONDS)
-        except multiprocessing.TimeoutError as error:
-            self._lost = True
-            raise TimeoutError(f"a worker gave no answer to a step within {STEP_SECONDS:g} s") from error
-        except (EOFError, ConnectionError) as error:
-            self._lost = True
-            raise ConnectionError(f"a worker process of the environment died ({type(error).__name__})") from error
+        except Exception as error:
+            self._lost = True  # whatever it was: others may still be at work
+            if isinstance(error, multiprocessing.TimeoutError):
+                raise TimeoutError(f"a worker gave no answer to a step within {STEP_SECONDS:g} s") from error
+            if isinstance(error, EOFError | ConnectionError):
+                raise ConnectionError(f"a worker process of the environment died ({type(error).__name__})") from error
+            raise
 
     def close(self, **kwargs: Any) -> None:
         """End the workers; by force where one of them was lost."""
@@ -108,52 +162,65 @@ class StepTimeout(gym.vector.VectorWrapper):
 
 
 class StepContract(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks each step of a single environment, before a vector of them makes something else of it."""
+    """Checks what a single environment gives, before a vector of them makes something else of it."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._steps = 0
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The wrapped reset, checked."""
+        with self._naming("reset", "(observation, info)"):
+            observation, info = self.env.reset(seed=seed, options=options)
+        self._require_observation(observation, "reset")
+        self._require(isinstance(info, dict), "info", "a dict", info, "reset")
+        return observation, info
+
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """The wrapped step, checked."""
         self._steps += 1
-        try:
+        now = f"step {self._steps}"
+        with self._naming(now, "(observation, reward, terminated, truncated, info)"):
             observation, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
-            error.add_note(
-                f"raised by {self._name()} at step {self._steps}, which must give (observation, reward, terminated, "
-                "truncated, info)"
-            )
-            raise
-        self._require_observation(observation)
-        self._require("reward", reward, (int, float, np.integer, np.floating), "number")
-        self._require("terminated", terminated, (bool, np.bool_), "bool")
-        self._require("truncated", truncated, (bool, np.bool_), "bool")
+        self._require_observation(observation, now)
+        self._require(_is_number(reward), "reward", "a number", reward, now)
+        self._require(_is_bool(terminated), "terminated", "a bool", terminated, now)
+        self._require(_is_bool(truncated), "truncated", "a bool", truncated, now)
+        self._require(isinstance(info, dict), "info", "a dict", info, now)
         return observation, reward, terminated, truncated, info
 
-    def _require(self, field: str, value: Any, kinds: tuple[type, ...], expected: str) -> None:
-        if not isinstance(value, kinds) and not (isinstance(value, np.ndarray) and value.ndim == 0):
+    def _require_observation(self, observation: Any, moment: str) -> None:
+        if not fits(self.observation_space, observation):
+            found = _describe_observation(observation)
             raise ContractError(
-                f"{field} must be a {expected}, got {type(value).__name__} {value!r:.60}, "
-                f"of {self._name()} at step {self._steps}"
+                f"observation must be in {self.observation_space}, got {found}, of {self._name()} at {moment}"
             )
 
-    def _require_observation(self, observation: Any) -> None:
-        """Shapes and types here; whether a `Box` is kept within, all environments at once, later."""
-        space = self.observation_space
-        if isinstance(space, spaces.Box):
-            dtype = getattr(observation, "dtype", None)
-            fits = getattr(observation, "shape", None) == space.shape and np.can_cast(
-                np.dtype(dtype), space.dtype, "same_kind"
-            )
-        else:
-            fits = space.contains(observation)
-        if not fits:
-            found = f"{getattr(observation, 'dtype', type(observation).__name__)} {np.shape(observation)}"
-            raise ContractError(
-                f"observation must be in {space}, got {found}: {observation!r:.60}, "
-                f"of {self._name()} at step {self._steps}"
-            )
+    def _require(self, fine: bool, field: str, expected: str, found: Any, moment: str) -> None:
+        if not fine:
+            raise ContractError(f"{field} must be {expected}, got {describe(found)}, of {self._name()} at {moment}")
+
+    @contextmanager
+    def _naming(self, moment: str, expected: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"raised by {self._name()} at {moment}, which must give {expected}")
+            raise
 
     def _name(self) -> str:
         return self.spec.id if self.spec else type(self.unwrapped).__name__
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    return isinstance(value, int | float | np.integer | np.floating) and not (
+        isinstance(value, int) and abs(value) > MOST  # beyond what a float can hold
+    )
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_) or (
+        isinstance(value, np.ndarray) and value.shape == () and value.dtype == bool
+    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class MetricsWriter:
         try:
             self.flush()
         finally:
-            self._lines.close()
+            with _naming(self._folder / LINES):
+                self._lines.close()
             self._events.close()
 
     def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
@@ -126,12 +128,15 @@ class MetricsWriter:
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
         kept, self._kept = self._kept, []
-        for update, env_steps, now, metrics in kept:
-            self._lines.write(json.dumps({"update": update, "env_steps": env_steps, **metrics}) + "\n")
-            speed = (env_steps - self._first_step) / max(now - self._start, 1e-9)
-            self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
-        self._lines.flush()
-        self._events.flush()
+        with _naming(self._folder / LINES):
+            for update, env_steps, _, metrics in kept:
+                self._lines.write(json.dumps({"update": update, "env_steps": env_steps, **metrics}) + "\n")
+            self._lines.flush()
+        with _naming(self._folder):
+            for _, env_steps, now, metrics in kept:
+                speed = (env_steps - self._first_step) / max(now - self._start, 1e-9)
+                self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
+            self._events.flush()
         self._flushed = time.time()
 
     def flush_to_disk(self) -> dict[str, int]:
@@ -146,19 +151,32 @@ class MetricsWriter:
         return {path.name: path.stat().st_size for path in [self._folder / LINES, *_event_files(self._folder)]}
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say what could not be written: a full disk's error does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; is there no space left?", str(path)) from error
+
+
 def require_files(folder: Path, sizes: Mapping[str, int]) -> None:
     """See that a run's files still hold what they held at a checkpoint; missing event files are let pass.
 
     Raises:
         ValueError: Where they do not; the message names the file.
     """
+    if not isinstance(sizes, dict) or LINES not in sizes:
+        raise ValueError(f"files must be sizes by name, {LINES} among them, got {sizes!r:.100}")
     for name, size in sizes.items():
-        if name != LINES and Path(name).name != name:
-            raise ValueError(f"files must lie in the run's folder, got {name!r}")
+        if type(size) is not int or size < 0 or Path(name).name != name:
+            raise ValueError(f"files must be names in the run's folder and sizes in bytes, got {name!r}: {size!r}")
         path = folder / name
-        found = path.stat().st_size if path.is_file() else -1 if name == LINES else size
-        if found < size:
-            raise ValueError(f"{path} must hold at least the {size} bytes of the checkpoint, got {max(found, 0)}")
+        if name != LINES and not path.exists():
+            continue
+        found = path.stat().st_size if path.is_file() else 0
+        if found < size or not path.is_file():
+            raise ValueError(f"{path} must hold at least the {size} bytes of the checkpoint, got {found}")
 
 
 def _cut_files(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -191,14 +209,16 @@ def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
     """What is left to say of a run when it is over.
 
     Args:
-        lines: From `read_metrics`, at least one.
+        lines: From `read_metrics`; of none there is nothing to say.
 
     Returns:
         For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard deviation
         `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. Where gradients were compared,
         `largest_gradient_difference`.
     """
-    figures = {}
+    figures: dict[str, float] = {}
+    if not lines:
+        return figures
     if "policy/bias" in lines[-1]:
         late = [line["policy/bias"] for line in lines[len(lines) // 2 :]]
         figures["bias"] = lines[-1]["policy/bias"]

@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli
 from torch.nn import functional
 
 from pgtorch.distributions import ActionDistribution, Categorical, DiagonalNormal, MultiBernoulli, MultiCategorical
+from pgtorch.spaces import SUPPORTED
 
 
 class Policy(nn.Module):
@@ -158,7 +159,7 @@ class MLPPolicy(Policy):
     ) -> None:
         super().__init__()
         if not observation_space.is_np_flattenable:
-            raise TypeError(f"observation space must flatten to a fixed number of values, got {observation_space}")
+            raise TypeError(f"observation space must be {SUPPORTED}, got {observation_space}")
         self.observation_space = observation_space
         self.action_space = action_space
         num_outputs = count_outputs(action_space)

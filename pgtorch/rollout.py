@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgtorch.contract import ObservationBounds, require_finite, require_shapes
+from pgtorch.contract import ObservationBounds, require_batch, require_fields, require_finite
 from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
 from pgtorch.spaces import clipper, flattener
@@ -151,7 +151,7 @@ class RolloutCollector:
         self._mode: AutoresetMode = env.metadata["autoreset_mode"]
         self._resetting = np.zeros(env.num_envs, np.bool_)  # [N]: whose next step is filler
         self._bounds = ObservationBounds(env.single_observation_space)
-        self.num_steps = 0  # taken in each environment
+        self.steps_taken = 0  # taken in each environment
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -173,7 +173,7 @@ class RolloutCollector:
             self._step(t, policy)
         arrays["observation"][-1] = self._seen(self._observation)
         observed = arrays["observation"][:-1] if self._raw is None else self._raw
-        self._bounds.require(observed, self.num_steps - len(observed))
+        self._bounds.require(observed, self.steps_taken - len(observed))
         self.rollout = Rollout(**self._tensors, cut=self._cut)
         self._learn_scales()
         return self.rollout
@@ -187,7 +187,7 @@ class RolloutCollector:
             "length": self.episodes.length,
         }
         state: dict[str, Any] = {name: torch.from_numpy(array.copy()) for name, array in under_way.items()}
-        state |= {"recent": list(self.episodes.recent), "num_steps": self.num_steps}
+        state |= {"recent": list(self.episodes.recent), "steps_taken": self.steps_taken}
         if self.normalize_observation is not None:
             state["observation_moments"] = self.normalize_observation.moments.state_dict()
         if self.normalize_reward is not None:
@@ -197,13 +197,15 @@ class RolloutCollector:
 
     def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
         """Take over what `state_dict` gave; of the episodes under way only where the environment is in them too."""
+        self.episodes.recent.clear()
         self.episodes.recent.extend(state["recent"])
-        self.num_steps = state["num_steps"]
+        self.steps_taken = state["steps_taken"]
         if self.normalize_observation is not None:
             self.normalize_observation.moments.load_state_dict(state["observation_moments"])
         if self.normalize_reward is not None:
             self.normalize_reward.moments.load_state_dict(state["reward_moments"])
         if not mid_episode:
+            self.episodes.total[:], self.episodes.length[:] = 0.0, 0
             return
         self._observation, self._resetting = state["observation"].numpy().copy(), state["resetting"].numpy().copy()
         self.episodes.total, self.episodes.length = state["total"].numpy().copy(), state["length"].numpy().copy()
@@ -218,12 +220,12 @@ class RolloutCollector:
         if self._raw is not None:
             self._raw[t] = self._observation
         action = policy.sample(self._tensors["observation"][t]).numpy()
-        self.num_steps += 1
+        self.steps_taken += 1
         observation, reward, terminated, truncated, infos = self.env.step(self._clip(action))
-        require_shapes(self.env.num_envs, self.num_steps, reward=reward, terminated=terminated, truncated=truncated)
+        require_fields(self.env.num_envs, self.steps_taken, reward, terminated, truncated)
+        require_finite(reward, "reward", self.steps_taken)
         arrays["action"][t] = action
         arrays["reward"][t] = reward
-        require_finite(arrays["reward"][t], "reward", self.num_steps)
         arrays["terminated"][t] = terminated
         arrays["truncated"][t] = truncated
         self._take(observation)
@@ -252,14 +254,15 @@ class RolloutCollector:
         elif self._mode is AutoresetMode.DISABLED:
             self._take(self.env.reset(options={"reset_mask": ended})[0])
         if len(environments):
-            require_finite(final, "final observation", self.num_steps)
+            require_finite(final, "final observation", self.steps_taken)
             seen = torch.as_tensor(self._seen(final), dtype=torch.float32)
             self._cut.append((t, torch.as_tensor(environments), seen))
 
     def _take(self, observation: Any) -> None:
         """Make an observation of all environments the present one: [N, D]."""
+        require_batch(self.env.single_observation_space, observation, self.env.num_envs, self.steps_taken)
         self._observation = self._flatten(observation, self.env.num_envs)
-        require_finite(self._observation, "observation", self.num_steps)
+        require_finite(self._observation, "observation", self.steps_taken)
 
     def _seen(self, observation: NDArray[Any]) -> NDArray[Any]:
         return observation if self.normalize_observation is None else self.normalize_observation(observation)

@@ -94,12 +94,16 @@ def resume(
         GradientMismatchError, NonFiniteError: As for `train`.
     """
     folder = Path(run_dir)
-    if not checkpoints(folder):
+    try:
+        found = checkpoints(folder)
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        found = []
+    if not found:
         raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}, which has none")
     path, content = read_newest(folder)
     config = read_config(path, content)
     with _setting_up():
-        config = replace(config, num_updates=num_updates or config.num_updates)
+        config = config if num_updates is None else replace(config, num_updates=num_updates)
         trainer = Trainer(config, policy)
     with closing(trainer):
         try:
@@ -127,6 +131,7 @@ def _run(
     config, saved = trainer.config, -1
 
     def save() -> int:
+        trainer.require_finite()
         files = writer.flush_to_disk()
         content = {"config": config.to_dict(), "files": files, "trainer": trainer.state_dict()}
         save_checkpoint(folder, trainer.num_updates, content)

@@ -17,7 +17,7 @@ from pgtorch import metrics, returns
 from pgtorch.checkpoint import CheckpointError, require_like
 from pgtorch.config import TrainConfig
 from pgtorch.contract import NonFiniteError
-from pgtorch.environment_state import UnknownStateError, put_state, take_state, why_unknown
+from pgtorch.environment_state import MissingObjectError, UnknownStateError, put_state, take_state, why_unknown
 from pgtorch.gradient_check import check_gradient
 from pgtorch.losses import policy_gradient_loss
 from pgtorch.making import make_env, make_policy, require_fit
@@ -45,7 +45,7 @@ class Trainer:
         self.config = config
         self.env = make_env(config)
         space = self.env.single_observation_space
-        self.policy = policy or make_policy(config, self.env)
+        self.policy = make_policy(config, self.env) if policy is None else policy
         if config.check_gradient and not has_derivation(self.policy):
             raise TypeError(
                 f"check_gradient must be 0 for {type(self.policy).__name__}: there is no derivation by hand for it, "
@@ -109,11 +109,11 @@ class Trainer:
         """Everything that the next update depends on, as plain types and tensors; `environment` where it can be had."""
         modules = {"policy": self.policy, "value_function": self.value_function}
         state: dict[str, Any] = {
-            name: {"class": type(module).__name__, "parameters": dict(module.state_dict())}
+            name: {"class": type(module).__name__, "parameters": _copied(module.state_dict())}
             for name, module in modules.items()
             if module is not None
         }
-        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state["optimizers"] = {name: _copied(optimizer.state_dict()) for name, optimizer in self.optimizers.items()}
         state["collector"] = self.collector.state_dict()
         state |= {"num_updates": self.num_updates, "num_env_steps": self.num_env_steps}
         state["generator"] = torch.get_rng_state()
@@ -130,18 +130,17 @@ class Trainer:
             CheckpointError: Where the state does not fit; the message names the part.
         """
         live, saved = self.state_dict(), dict(state)
-        known, environment = live.pop("environment", None), saved.pop("environment", None)
+        live.pop("environment", None)
+        environment = saved.pop("environment", None)
         require_like(saved, live, "trainer")
-        if known is not None and environment is not None:
-            try:
-                put_state(self.env, environment)
-            except ValueError as error:
-                raise CheckpointError(f"trainer.environment: {error}") from error
-        else:
+        try:
+            torch.Generator().set_state(saved["generator"])
+        except RuntimeError as error:
+            raise CheckpointError(f"trainer.generator: {error}") from error
+        why_not = self._put_environment(environment)
+        if why_not:
             self.collector.restart(self.config.seed + saved["num_updates"])  # other episodes than at the start
-            warnings.warn(
-                f"{why_unknown(self.env)}: new episodes begin, the run goes on but not bit for bit", stacklevel=2
-            )
+            warnings.warn(f"{why_not}: new episodes begin, the run goes on but not bit for bit", stacklevel=2)
         for name, module in (("policy", self.policy), ("value_function", self.value_function)):
             if module is not None:
                 module.load_state_dict(saved[name]["parameters"])
@@ -149,9 +148,33 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 for slot, tensor in optimizer.state_dict().items():
                     tensor.copy_(saved["optimizers"][name][slot])
-        self.collector.load_state_dict(saved["collector"], mid_episode=known is not None and environment is not None)
+        self.collector.load_state_dict(saved["collector"], mid_episode=not why_not)
         self.num_updates, self.num_env_steps = saved["num_updates"], saved["num_env_steps"]
         torch.set_rng_state(saved["generator"])
+
+    def _put_environment(self, state: Any) -> str:
+        """Bring the environments to where they were; gives why that cannot be, an empty string where it was done."""
+        if why_not := why_unknown(self.env):
+            return why_not
+        if state is None:
+            return "the checkpoint has no state of the environments"
+        try:
+            put_state(self.env, state)
+        except MissingObjectError as error:
+            return str(error)
+        except ValueError as error:
+            raise CheckpointError(f"trainer.environment: {error}") from error
+        return ""
+
+    def require_finite(self) -> None:
+        """Raise `NonFiniteError` where a parameter or what an optimizer remembers is no finite number."""
+        for name, optimizer in self.optimizers.items():
+            for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
+                if not tensor.isfinite().all():
+                    raise NonFiniteError(
+                        f"update {self.num_updates}, step {self.num_env_steps}: the {name}'s parameters must be "
+                        f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
+                    )
 
     def close(self) -> None:
         """Close the environments."""
@@ -181,7 +204,7 @@ class Trainer:
             multiplier = multiplier - known
         if config.baseline == "mean":
             multiplier = returns.subtract_mean(multiplier, valid)
-        if config.standardise:
+        if config.standardise and valid.sum() > 1:  # one row, the rest filler, has no deviation
             multiplier = returns.standardise(multiplier, valid)
         if self.value_function is None:
             return rollout.rows(multiplier), None
@@ -244,3 +267,7 @@ class Trainer:
         return (
             {} if means is None else dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=True))
         )
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
