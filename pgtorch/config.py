@@ -39,6 +39,7 @@ GENERAL: dict[str, Any] = {
     "normalise_observations": True,
     "normalise_rewards": True,
     "check_gradient": 20,
+    "checkpoint_every": 100,
 }
 
 # By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
@@ -102,7 +103,7 @@ class TrainConfig:
     """Step size of the optimizer, above 0."""
 
     value_learning_rate: float | None = None
-    """Step size for the value function, above 0; none takes the policy's. Values that lead the policy pay off."""
+    """Step size for the value function, above 0; none takes the policy's. A faster one mostly helps."""
 
     learning_rate_decay: bool = False
     """Let the learning rates fall in a straight line, to 0 after the last update."""
@@ -123,7 +124,7 @@ class TrainConfig:
     """How much a reward counts a step later, gamma in [0, 1]."""
 
     smoothing: float = 0.95
-    """Trust of gae in what comes against what the value promises, lambda in [0, 1]; 1 is unbiased."""
+    """Lambda of gae, in [0, 1]: the lower, the more the learned values are trusted; 1 is unbiased."""
 
     standardise: bool = False
     """Divide multipliers by their standard deviation and take off their mean, batch by batch."""
@@ -135,7 +136,7 @@ class TrainConfig:
     """Weight of the value function's squared error in the loss, at least 0."""
 
     max_gradient_norm: float | None = None
-    """Shorten the whole gradient to this norm, above 0; none leaves it."""
+    """Shorten the gradients of policy and value function, each by itself, to this norm, above 0; none leaves them."""
 
     normalise_observations: bool = False
     """Bring observations to mean 0 and deviation 1, by running statistics."""

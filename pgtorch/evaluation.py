@@ -24,6 +24,7 @@ def play_episodes(
     greedy: bool,
     seed: int = 0,
     env_kwargs: dict[str, Any] | None = None,
+    max_steps: int = 10_000,
     normalize_observation: ObservationNormalizer | None = None,
 ) -> NDArray[np.float64]:
     """Returns of fresh episodes, one in each of as many environments, so that short ones do not count more often.
@@ -37,6 +38,7 @@ def play_episodes(
         greedy: Take the likeliest action; else draw.
         seed: Of environments and draws.
         env_kwargs: Settings of the environment.
+        max_steps: Longest that an episode is followed: not every environment has a time limit.
         normalize_observation: As in training; it does not move here.
 
     Returns:
@@ -53,7 +55,9 @@ def play_episodes(
     total, playing = np.zeros(num_episodes), np.ones(num_episodes, np.bool_)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        while playing.any():
+        for _ in range(max_steps):
+            if not playing.any():
+                break
             seen = flatten(observation, num_episodes)
             if normalize_observation is not None:
                 seen = normalize_observation(seen)

@@ -1,4 +1,4 @@
-"""The mission in one line: -log pi times what came of it."""
+"""The loss in one line: -log pi times what came of it."""
 
 from __future__ import annotations
 

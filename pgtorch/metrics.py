@@ -35,7 +35,7 @@ TAGS = {
     "gradient/manual": "The same by the chain rule, by hand.",
     "gradient/absolute_difference": "Largest absolute difference of the two. 0: every bit is equal.",
     "gradient/difference_in_units_of_u_c": "The same relative to what rounding may do; beyond 32 the run stops.",
-    "gradient/norm": "Euclidean norm of the whole gradient.",
+    "gradient/norm": "Euclidean norm of the policy's gradient.",
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
     "loss/policy_gradient": "-mean(log pi * multiplier). No measure of progress: only its gradient means anything.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pgtorch.config import LESSON, TrainConfig
 from pgtorch.exact import RestaurantModel
@@ -33,7 +33,6 @@ def draw(folder: Path, lines: list[dict[str, Any]], config: TrainConfig, policy:
         The PNG files by their TensorBoard tag: for the lesson bias, P(Norm), expected reward and gradient; for other
         environments the episode return, where an episode has ended.
     """
-    lines = lines[:: math.ceil(len(lines) / MOST_POINTS)]
     if not isinstance(policy, BiasPolicy):
         ended = [line for line in lines if "rollout/episode_return" in line]
         return {"pictures/episode_return": _episode_return(folder / "episode_return.png", ended)} if ended else {}
@@ -60,9 +59,9 @@ _SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "rewa
 
 
 def _bias(path: Path, lines: list[dict[str, Any]], model: RestaurantModel | None) -> Path:
-    updates, bias = _column(lines, "update"), _column(lines, "policy/bias")
+    bias, few = _column(lines, "policy/bias"), _thinned(lines)
     axes = _axes("The bias on its way home", "update", "bias")
-    axes.plot(updates, bias, color=DARK, linewidth=1.0, label="bias")
+    axes.plot(_column(few, "update"), _column(few, "policy/bias"), color=DARK, linewidth=1.0, label="bias")
     late = bias[len(bias) // 2 :]
     axes.axhline(sum(late) / len(late), color=MIDDLE, linestyle=":", label=f"mean of the last half, {_mean(late):.2f}")
     if model is not None and math.isfinite(best := model.optimal_bias()):
@@ -75,7 +74,7 @@ def _p_norm(path: Path, lines: list[dict[str, Any]], weight: float) -> Path:
     moments = {0: 0.0, **{update: by_update[update] for update in MOMENTS if update in by_update}}
     last = lines[-1]["update"]
     moments[last] = by_update[last]
-    axes = _axes("From always Norm to Norm when hungry", "hunger (0: not at all, 1: very)", "P(Norm)")
+    axes = _axes("From nearly always Norm to Norm when hungry", "hunger (0: not at all, 1: very)", "P(Norm)")
     hunger = [i / 200 for i in range(201)]
     styles = ["-", (0, (1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1)), (0, (8, 2))]
     for i, (update, bias) in enumerate(moments.items()):
@@ -101,27 +100,37 @@ def _expected_reward(path: Path, lines: list[dict[str, Any]], model: RestaurantM
     )
     if math.isfinite(best := model.optimal_bias()) and low < best < high:
         axes.axvline(best, color=SIGNAL, linestyle="--", label=f"exact optimum, {best:.2f}")
-    return _save(axes, path)
+    return _save(axes, path, "upper right")
 
 
 def _gradient(path: Path, lines: list[dict[str, Any]]) -> Path:
-    autograd, manual = _column(lines, "gradient/autograd"), _column(lines, "gradient/manual")
-    largest = max(abs(a - m) for a, m in zip(autograd, manual, strict=True))
+    largest = max(abs(line["gradient/autograd"] - line["gradient/manual"]) for line in lines)
+    few = _thinned(lines)
+    autograd, manual = _column(few, "gradient/autograd"), _column(few, "gradient/manual")
     axes = _axes("Autograd against the chain rule by hand", "gradient by hand", "gradient by autograd")
     ends = [min(manual), max(manual)]
     axes.plot(ends, ends, color=SIGNAL, linestyle="--", linewidth=1.2, label="equal")
-    label = f"{len(manual):,} updates, largest difference {largest:g}"
+    label = f"{len(lines):,} updates, largest difference {largest:g}"
     axes.plot(manual, autograd, color=DARK, linestyle="none", marker="o", markersize=3, alpha=0.5, label=label)
     return _save(axes, path)
 
 
 def _episode_return(path: Path, lines: list[dict[str, Any]]) -> Path:
-    steps, returns = _column(lines, "env_steps"), _column(lines, "rollout/episode_return")
-    running = [_mean(returns[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(returns))]
+    returns = _column(lines, "rollout/episode_return")
+    for i, line in enumerate(lines):
+        line["running"] = _mean(returns[max(0, i - WINDOW + 1) : i + 1])
+    few = _thinned(lines)
+    steps, returns, running = (_column(few, name) for name in ("env_steps", "rollout/episode_return", "running"))
     axes = _axes("What an episode brings", "environment steps", "episode return (sum of rewards)")
     axes.plot(steps, returns, color=MIDDLE, linestyle="none", marker=".", markersize=4, label="mean of an update")
     axes.plot(steps, running, color=DARK, linewidth=1.8, label=f"running mean of {WINDOW}")
     return _save(axes, path)
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most some 4,000 lines, the last among them."""
+    every = math.ceil(len(lines) / MOST_POINTS)
+    return lines[::-every][::-1]
 
 
 def _column(lines: list[dict[str, Any]], tag: str) -> list[float]:
@@ -142,7 +151,7 @@ def _axes(title: str, xlabel: str, ylabel: str) -> Axes:
     return axes
 
 
-def _save(axes: Axes, path: Path) -> Path:
-    axes.legend(frameon=False)
+def _save(axes: Axes, path: Path, legend: Literal["best", "upper right"] = "best") -> Path:
+    axes.legend(frameon=False, loc=legend)
     axes.get_figure().savefig(path, pil_kwargs={"compress_level": 1})  # type: ignore[union-attr]
     return path

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
@@ -13,7 +14,7 @@ from pgtorch import metrics, pictures
 from pgtorch.checkpoint import CheckpointError, checkpoints, read_config, read_newest, save_checkpoint
 from pgtorch.config import TrainConfig
 from pgtorch.policies import Policy
-from pgtorch.run_folder import create_run_folder, write_config
+from pgtorch.run_folder import create_run_folder, note_resumption
 from pgtorch.trainer import Trainer
 
 
@@ -39,7 +40,7 @@ def train(
     config: TrainConfig | None = None,
     policy: Policy | None = None,
     callback: Callback | None = None,
-    should_stop: Callable[[], bool] = bool,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train a policy and write the run down.
 
@@ -72,15 +73,17 @@ def train(
 def resume(
     run_dir: Path | str,
     num_updates: int | None = None,
+    target_return: float | None = None,
     policy: Policy | None = None,
     callback: Callback | None = None,
-    should_stop: Callable[[], bool] = bool,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Go on with a run from its newest checkpoint that is whole, in the same folder, as if it had never stopped.
 
     Args:
         run_dir: The run's folder.
         num_updates: Where the run is to end instead; with a learning rate that decays, the rest of it then differs.
+        target_return: Where it is to stop before instead; None leaves that as it was.
         policy: For a policy of one's own: one of its class, whose parameters are replaced.
         callback: As for `train`.
         should_stop: As for `train`.
@@ -103,7 +106,8 @@ def resume(
     path, content = read_newest(folder)
     config = read_config(path, content)
     with _setting_up():
-        config = config if num_updates is None else replace(config, num_updates=num_updates)
+        asked: dict[str, Any] = {"num_updates": num_updates, "target_return": target_return}
+        config = replace(config, **{name: value for name, value in asked.items() if value is not None})
         trainer = Trainer(config, policy)
     with closing(trainer):
         try:
@@ -116,7 +120,7 @@ def resume(
         for newer in checkpoints(folder):
             if newer > path:
                 newer.unlink()
-        write_config(folder, config)
+        note_resumption(folder, config)
         with metrics.MetricsWriter(folder, content["files"], trainer.num_env_steps) as writer:
             return _run(trainer, folder, writer, callback, should_stop)
 
@@ -147,7 +151,7 @@ def _run(
     if saved != trainer.num_updates:
         save()
     lines = metrics.read_metrics(folder)
-    if config.pictures and lines and not should_stop():
+    if config.pictures and lines and (trainer.num_updates == config.num_updates or not should_stop()):
         for tag, picture in pictures.draw(folder, lines, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
     recent = trainer.collector.episodes.recent

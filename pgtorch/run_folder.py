@@ -53,6 +53,16 @@ def write_config(folder: Path, config: TrainConfig) -> None:
     (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
 
 
+def note_resumption(folder: Path, config: TrainConfig) -> None:
+    """Add the command that goes on with a run to its `config.json`, and the settings if they are others now."""
+    try:
+        record = json.loads((folder / CONFIG).read_text())
+        record["config"], record["resumed"] = config.to_dict(), [*record.get("resumed", []), sys.argv]
+        (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    except (OSError, ValueError, TypeError, AttributeError):  # it is lost; the checkpoint has the settings
+        write_config(folder, config)
+
+
 def _claim(path: Path) -> bool:
     """Make an empty file; of two that try at once, only one is told that it did."""
     try:

@@ -50,6 +50,11 @@ def _unboxed(message: str) -> str:
     return re.split(r"\n─", "\n".join(lines))[0]
 
 
+def leave_on_interrupt() -> None:
+    """Have Ctrl-C end the script at once, with the status that shells expect and no traceback."""
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
+
+
 def warn_in_one_line() -> None:
     """Have warnings told like errors, without the line of code that they come from."""
     warnings.showwarning = lambda message, *_: print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

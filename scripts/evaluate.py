@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 import torch
 import tyro
-from command_line import WRONG_INPUT, complain, parse, warn_in_one_line
+from command_line import FAILED, WRONG_INPUT, complain, leave_on_interrupt, parse, warn_in_one_line
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import BiasPolicy
-from pgtorch.checkpoint import CheckpointError, SavedRun, load_run
+from pgtorch.checkpoint import CheckpointError, SavedRun, checkpoints, load_run
 from pgtorch.evaluation import bootstrap_interval, play_episodes, watch
 
 gc.freeze()
@@ -36,6 +36,9 @@ class Arguments:
 
     episodes: int = 100
     """Fresh episodes to play each way, at least 1."""
+
+    max_steps: int = 10_000
+    """Longest that an episode is followed, at least 1: not every environment has a time limit."""
 
     seed: int = 1_000_000
     """Seed of environments and draws; other than the training's."""
@@ -53,6 +56,8 @@ class Arguments:
         """Check the ranges."""
         if self.episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {self.episodes}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
@@ -61,20 +66,23 @@ def main() -> int:
     """Parse, play, print."""
     arguments = parse(Arguments, __doc__)
     torch.set_num_threads(1)
+    leave_on_interrupt()
     warn_in_one_line()
     try:
         run = load_run(arguments.run_dir)
-        found = evaluate(run, arguments.episodes, arguments.seed)
+        found = evaluate(run, arguments.episodes, arguments.seed, arguments.max_steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the folder exists, that a wrapper opens the window, and so on
             if arguments.video:
                 found["video"] = str(record(run, arguments))
             if arguments.render == "human":
                 show(run, make_env(run, "human"), arguments.seed)
-    except gym.error.DependencyNotInstalled as error:
+    except gym.error.DependencyNotInstalled:
         extra = "video" if arguments.video else "human"
-        return complain(f"{error}; for this project: pip install -e '.[{extra}]'", WRONG_INPUT)
-    except (CheckpointError, gym.error.Error) as error:
+        return complain(f"--{'video' if arguments.video else 'render'} needs: pip install -e '.[{extra}]'", WRONG_INPUT)
+    except CheckpointError as error:
+        return complain(str(error), FAILED if checkpoints(arguments.run_dir) else WRONG_INPUT)
+    except gym.error.Error as error:
         return complain(str(error), WRONG_INPUT)
     print(json.dumps(found, indent=1) if arguments.json else table(found))
     return 0
@@ -105,7 +113,7 @@ def record(run: SavedRun, arguments: Arguments) -> Path:
     return (arguments.run_dir / "policy-step-0.mp4").replace(arguments.run_dir / "policy.mp4")
 
 
-def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
+def evaluate(run: SavedRun, episodes: int, seed: int, max_steps: int) -> dict[str, Any]:
     """Mean return with its interval, sampled and greedy; for the lesson's policy, P(Norm) by hunger as well."""
     found: dict[str, Any] = {"env_id": run.config.env_id, "episodes": episodes}
     for name, greedy in (("sampled", False), ("greedy", True)):
@@ -115,6 +123,7 @@ def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
             episodes,
             greedy=greedy,
             seed=seed,
+            max_steps=max_steps,
             env_kwargs=run.config.env_kwargs,
             normalize_observation=run.normalize_observation,
         )

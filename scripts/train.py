@@ -42,6 +42,7 @@ gc.freeze()
 gc.enable()
 
 REDRAW_SECONDS = 0.1
+SETTLED = 500  # updates from which on the last half is not the way home any more
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Resume:
     num_updates: int | None = None
     """Where it is to end; none leaves that as it was."""
 
+    target_return: float | None = None
+    """Stop when the mean return of the last 100 episodes reaches this; none leaves that as it was."""
+
 
 def main() -> int:
     """Parse, train, print."""
@@ -64,17 +68,23 @@ def main() -> int:
         with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:
             progress = Progress(bar)
             if isinstance(flags, Resume):
-                result = resume(flags.resume, flags.num_updates, callback=progress, should_stop=stop)
+                result = resume(
+                    flags.resume, flags.num_updates, flags.target_return, callback=progress, should_stop=stop
+                )
             else:
                 result = train(flags, callback=progress, should_stop=stop)
+            progress.finish(result.num_updates)
     except SetupError as error:
         return complain(str(error), WRONG_INPUT)
     except (GradientMismatchError, NonFiniteError, CheckpointError, ContractError, OSError) as error:
         return complain("; ".join([str(error), *getattr(error, "__notes__", [])]), FAILED)
     print(summary(result))
-    if stop():
+    if not progress.started:
+        print("nothing was left to do       --num-updates or --target-return goes further")
+    stopped = stop() and result.num_updates != bar.total
+    if stopped:
         print(f"stopped early                go on with: python scripts/train.py --resume {result.run_dir}")
-    return 128 + stop.number if stop() else 0
+    return 128 + stop.number if stopped else 0
 
 
 def parse_resume() -> Resume | None:
@@ -143,7 +153,8 @@ class Progress:
     def __call__(self, update: int, logged: Mapping[str, float]) -> None:
         """Take in one update; redraw at most ten times a second."""
         if not self.started:
-            self.started, self.bar.initial, self.bar.n = True, update - 1, update - 1  # which a resumed run has done
+            self.started = True
+            self.bar.initial = self.bar.n = self.bar.last_print_n = update - 1  # which a resumed run has done
         if "rollout/episode_return" in logged:
             self.returns.append(logged["rollout/episode_return"])
         now = time.monotonic()
@@ -154,10 +165,15 @@ class Progress:
         if "policy/bias" in logged:
             shown["bias"] = f"{logged['policy/bias']:.2f}"
         if self.returns:
-            shown["mean reward"] = f"{sum(self.returns) / len(self.returns):+.2f}"
+            shown["mean return"] = f"{sum(self.returns) / len(self.returns):+.2f}"
             self.returns.clear()
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(update - self.bar.n)
+
+    def finish(self, updates: int) -> None:
+        """Show the number of updates that it came to."""
+        if self.started:
+            self.bar.update(updates - self.bar.n)
 
 
 def summary(result: TrainResult) -> str:
@@ -165,9 +181,11 @@ def summary(result: TrainResult) -> str:
     figures = result.summary
     lines = []
     if "bias" in figures:
+        at_home = result.num_updates >= SETTLED
+        hovers = f"hovers around {figures['late_bias']:.1f}, " if at_home else ""
         lines = [
             f"bias                         {figures['bias']:8.3f}",
-            f"  mean over the last half    {figures['late_bias']:8.3f}   hovers around {figures['late_bias']:.1f}, "
+            f"  mean over the last half    {figures['late_bias']:8.3f}   {hovers}"
             f"standard deviation {figures['late_bias_deviation']:.1f}",
             f"P(Norm | hunger 0.0)         {figures['p_norm_hunger_0']:8.2f}",
             f"P(Norm | hunger 1.0)         {figures['p_norm_hunger_1']:8.2f}",

@@ -19,10 +19,11 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from command_line import FAILED, WRONG_INPUT, complain, parse
+from command_line import FAILED, WRONG_INPUT, complain, leave_on_interrupt, parse
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0, so that its plain id works here
 from pgtorch import BiasPolicy, MLPPolicy, Policy
+from pgtorch.making import require_fit
 from pgtorch.verification import Row
 from pgtorch.verifier import rows, shipped_rows
 
@@ -54,13 +55,14 @@ class Arguments:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
         if not 200 <= self.episodes <= 10**7:  # noqa: PLR2004
-            raise ValueError(f"episodes must be at least 200 and at most 10,000,000, got {self.episodes}")
+            raise ValueError(f"episodes must be at least 200 and at most 10000000, got {self.episodes}")
 
 
 def main() -> int:
     """Parse, verify, print."""
     arguments = parse(Arguments, __doc__)
     torch.set_num_threads(1)
+    leave_on_interrupt()
     torch.manual_seed(arguments.seed)
     try:
         done = [show(row, arguments.json) for row in wanted_rows(arguments)]
@@ -82,8 +84,9 @@ def wanted_rows(arguments: Arguments) -> Iterator[Row]:
     env_id = env_id or "restaurant_env:Restaurant-v0"
     if name is None:
         name = "bias" if env_id.endswith("Restaurant-v0") else "mlp"
-    env = gym.make(env_id)
-    policy = make_policy(name, env.observation_space, env.action_space)
+    env = gym.make_vec(env_id, 1)
+    policy = make_policy(name, env.single_observation_space, env.single_action_space)
+    require_fit(policy, env)
     env.close()
     return rows(policy, env_id, arguments.seed, arguments.episodes)
 

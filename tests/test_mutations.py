@@ -1,4 +1,4 @@
-"""Edits that a session planted to slip past the other tests: each of these tests fails on at least one of them."""
+"""Edits planted on purpose to slip past the other tests: each of these tests fails on at least one of them."""
 
 import math
 

@@ -202,6 +202,22 @@ def test_resuming_again_and_again(tmp_path, straight):
     assert scalars(tmp_path) == of_lines(tmp_path)
 
 
+def test_a_resumed_run_that_ends_before_its_first_checkpoint(tmp_path, straight):
+    """Then a file of events lies there that no checkpoint knows."""
+
+    def fail(update, logged):
+        raise RuntimeError("power cut")
+
+    train(config_of("cart", tmp_path), should_stop=stop_after(8))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power cut"):
+            resume(tmp_path, callback=fail)
+        assert len(read_metrics(tmp_path)) == 9
+    resume(tmp_path)
+    assert different(tmp_path, straight("cart").run_dir) == []
+    assert scalars(tmp_path) == of_lines(tmp_path)
+
+
 @pytest.mark.parametrize("case", ["lesson", "cart"])
 def test_more_updates_can_be_asked_for(tmp_path, straight, case):
     train(config_of(case, tmp_path, num_updates=12, learning_rate_decay=False))

@@ -22,7 +22,7 @@ def test_the_lesson_in_the_terminal(run_script, tmp_path):
         r"tensorboard --logdir runs\n",
     ):
         assert re.search(expected, done.stdout), expected
-    assert re.search(r"2000/2000 .*bias=-\d+\.\d\d, mean reward=[+-]\d\.\d\d", done.stderr)
+    assert re.search(r"2000/2000 .*bias=-\d+\.\d\d, mean return=[+-]\d\.\d\d", done.stderr)
     assert (run / "bias.png").exists()
 
 
