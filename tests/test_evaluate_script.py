@@ -45,6 +45,7 @@ def test_a_video(run_script, lesson, tmp_path):
         )  # ten visits: hunger, then what came of it; the last is not reset
 
 
+@pytest.mark.long  # it plays as fast as people can watch
 def test_a_window(run_script, lesson, tmp_path):
     done = run_script(
         "evaluate.py", lesson, "--episodes", 1, "--render", "human", cwd=tmp_path, SDL_VIDEODRIVER="dummy"

@@ -369,7 +369,7 @@ def outcome(folder, content):
     return leaves(read_newest(folder)[1]["trainer"]), (folder / "metrics.jsonl").read_bytes(), summary
 
 
-@pytest.mark.parametrize("case", ["lesson", "carts one by one"])
+@pytest.mark.parametrize("case", ["lesson", pytest.param("carts one by one", marks=pytest.mark.long)])
 def test_no_part_of_the_state_is_idle(tmp_path, case):
     """With another value of any part the run is refused or ends as another one, in more than that part itself."""
     train(config_of(case, tmp_path), should_stop=stop_after(11))

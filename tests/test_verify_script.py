@@ -22,6 +22,7 @@ class Wrong(Right):
 """
 
 
+@pytest.mark.long
 def test_everything_shipped_passes(run_script, tmp_path):
     done = run_script("verify.py", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
