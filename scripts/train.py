@@ -174,6 +174,7 @@ class Progress:
         """Show the number of updates that it came to."""
         if self.started:
             self.bar.update(updates - self.bar.n)
+            self.bar.refresh()
 
 
 def summary(result: TrainResult) -> str:

@@ -139,7 +139,6 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path, kills):
 
 
 def test_what_a_kill_left_behind_is_cleared_away(tmp_path):
-    # FAILS as of a8aa5af: a temporary file stays for ever, unless a checkpoint of its very number is written again.
     train(TrainConfig(run_dir=tmp_path, **SHORT))
     left = tmp_path / ".checkpoint-000000002.pt.tmp"
     left.write_bytes(b"half of it")
@@ -208,7 +207,6 @@ def test_a_damaged_checkpoint_is_refused_or_equal(tmp_path, small, damage, mutan
 
 def test_a_record_that_became_a_folder_is_refused(tmp_path, small):
     """One bit of a record's attributes, under no checksum, and torch reads nothing for it."""
-    # FAILS as of a8aa5af.
     path = tmp_path / "checkpoint-000000001.pt"
     for directory in (match.start() for match in re.finditer(b"PK\1\2", small)):
         mutant = bytearray(small)
@@ -361,11 +359,9 @@ WRONG_PARTS = [
     (("num_updates",), True, r"num_updates must be a int, got bool"),
     (("num_env_steps",), "3", r"num_env_steps must be a int, got str"),
     (("generator",), torch.zeros(7, dtype=torch.uint8), r"trainer\.generator must be"),
-    # FAILS as of a8aa5af: a RuntimeError, after everything else has changed.
     (("generator",), torch.zeros_like(torch.get_rng_state()), r"trainer\.generator"),
     (("environment",), ("object", {}), r"trainer\.environment"),
     (("environment",), [], r"trainer\.environment"),
-    # FAIL as of a8aa5af: taken for a state, of nothing; a KeyError.
     (("environment",), ("value", None), r"trainer\.environment"),
 ]
 
@@ -434,7 +430,6 @@ def test_a_wrong_generator_of_an_environment_is_refused_and_nothing_changes(tmp_
 
 
 def test_a_state_without_the_environments_says_so(tmp_path):
-    # FAILS as of a8aa5af: the message is ": new episodes begin, ...", without a reason.
     saved = stored(changed(trainer_of().state_dict(), ("environment",), ...), tmp_path)
     trainer = trainer_of()
     with pytest.warns(UserWarning, match=r"^\w.*: new episodes begin"):
@@ -449,7 +444,6 @@ def test_what_is_no_state_is_refused(state):
 
 
 def test_a_state_can_be_put_into_a_trainer_that_has_played(tmp_path):
-    # FAILS as of a8aa5af: the returns of the last 100 episodes are appended to those that it has.
     trainer = Trainer(TrainConfig(LESSON))
     trainer.update()
     saved = stored(trainer.state_dict(), tmp_path)
@@ -460,7 +454,6 @@ def test_a_state_can_be_put_into_a_trainer_that_has_played(tmp_path):
 
 
 def test_the_state_shares_nothing_with_the_trainer():
-    # FAILS as of a8aa5af: parameters and optimizer slots are the live ones, so a state kept in memory trains on.
     trainer = trainer_of()
     state = trainer.state_dict()
     before = leaves(state)
@@ -513,7 +506,6 @@ LINES = ("files", "metrics.jsonl")
         ((*LINES[:1], "elsewhere/metrics.jsonl"), 1),
         (LINES, 10**9),
         (LINES, "x"),
-        # FAIL as of a8aa5af: AttributeError; OSError after the checkpoints behind it are gone; `metrics.jsonl` deleted.
         (("files",), []),
         (LINES, -5),
         (("files",), {}),
@@ -540,7 +532,6 @@ def test_numbers_that_are_not_finite_are_not_saved(tmp_path):
 
 def test_what_cannot_be_read_back_is_not_saved(tmp_path):
     """And leaves no temporary file."""
-    # FAILS as of a8aa5af: the temporary file stays.
     save_checkpoint(tmp_path, 1, {"fine": 1})
     with pytest.raises(CheckpointError, match="cannot be read"):
         save_checkpoint(tmp_path, 2, {"strange": Path("x")})
@@ -581,7 +572,6 @@ LIMITED += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 
 @pytest.mark.parametrize(("every", "limit", "path"), [(0, 60_000, "metrics.jsonl"), (5, 9_000, "checkpoint-000000005")])
 def test_a_run_on_a_full_disk_ends_in_one_line(tmp_path, every, limit, path):
-    # FAILS as of a8aa5af where `metrics.jsonl` is what does not fit: the message has no path.
     script = Path(__file__).parents[1] / "scripts" / "train.py"
     flags = f"--run-dir run --no-pictures --num-updates 3000 --checkpoint-every {every}"
     command = [sys.executable, "-c", LIMITED, str(limit), str(script), *flags.split()]

@@ -171,7 +171,6 @@ def test_numbers_that_are_not_finite_are_named_and_not_learned_from(plan, env_id
 
 @pytest.mark.parametrize("env_id", ["Faulty-v0", "FaultyVector-v0"])
 def test_infinities_of_both_signs_are_named_without_a_warning(tmp_path, plan, env_id):
-    # FAILS as of a8aa5af: NumPy's RuntimeWarning "invalid value encountered in reduce" comes first.
     plan(
         fault=("observation", lambda good: np.where(np.arange(3) < 2, [np.inf, -np.inf, 0], good).astype(np.float32)),
         space=UNBOUNDED,
@@ -183,20 +182,17 @@ def test_infinities_of_both_signs_are_named_without_a_warning(tmp_path, plan, en
 
 
 def test_numbers_too_large_for_a_sum_are_finite(tmp_path, plan):
-    # FAILS as of a8aa5af: NumPy's RuntimeWarning "overflow encountered in reduce".
     plan(fault=("observation", lambda good: np.full(3, 3e38, np.float32)), space=UNBOUNDED)
     assert train(config_of(tmp_path)).num_updates == 6
 
 
 def test_a_reward_beyond_single_precision_is_named(tmp_path, plan):
-    # FAILS as of a8aa5af: it becomes infinite (with a RuntimeWarning of NumPy), and then the learning rate is blamed.
     plan(fault=("reward", lambda good: 1e300))
     with pytest.raises((NonFiniteError, ContractError), match=r"^reward must be .* at step 3"):
         train(config_of(tmp_path))
 
 
 def test_an_observation_beyond_single_precision_is_named(tmp_path, plan):
-    # FAILS as of a8aa5af: infinite in the rollout; with scales, RuntimeWarnings and moments that are not finite.
     plan(fault=("observation", lambda good: np.full(3, 1e200)), space=spaces.Box(-np.inf, np.inf, (3,), np.float64))
     with pytest.raises((NonFiniteError, ContractError), match=r"^observation must be .* at step 3"):
         train(config_of(tmp_path))
@@ -221,7 +217,6 @@ def test_a_first_observation_that_is_not_finite_writes_nothing(tmp_path, plan, e
 
 
 def test_a_number_within_a_dict_is_named(tmp_path, plan):
-    # FAILS as of a8aa5af: a ContractError that shows the whole observation instead.
     space = spaces.Dict(a=UNBOUNDED, b=spaces.Discrete(3))
     plan(space=space, fault=("observation", lambda good: {**good, "a": good["a"] * np.nan}))
     with pytest.raises(NonFiniteError, match=r"observation must be finite, got nan .*of environment 0 at step 3"):
@@ -236,8 +231,6 @@ def test_a_number_within_a_dict_is_named(tmp_path, plan):
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "restaurant_env:Restaurant-v0"])
 def test_a_huge_learning_rate_goes_well_or_is_named(tmp_path, env_id, optimizer, rate):
     """Where a step leads beyond all numbers, the error says so, not one about environment or disk."""
-    # FAILS as of a8aa5af with adam from 1e38: the first step makes parameters infinite. Then either the checkpoint is
-    # refused, or the next rollout sends NaN to Pendulum, which is blamed for its reward.
     config = TrainConfig(env_id, run_dir=tmp_path, learning_rate=rate, optimizer=optimizer, checkpoint_every=1, **TINY)
     try:
         train(config)
@@ -293,14 +286,12 @@ def test_hard_batches_give_finite_updates(plan, reward, multiplier, baseline, sc
 
 
 def test_one_row_cannot_be_standardised():
-    # FAILS as of a8aa5af: a ValueError comes at the first update only; train.py shows its traceback.
     with pytest.raises((ValueError, SetupError), match="standardise"):
         TrainConfig("Faulty-v0", **{**TINY, "num_envs": 1, "num_steps": 1, "standardise": True})
 
 
 def test_one_row_among_filler_does_not_end_a_run(tmp_path, plan):
     """Two environments, one step: while one is reset, the other's row is alone."""
-    # FAILS as of a8aa5af: "standardise needs at least two valid rows, got 1", whenever an episode happens to end.
     plan(length=3)
     given = {"num_steps": 1, "num_updates": 30, "vectorization": "sync", "standardise": True}
     PLAN["fault"] = "terminated", lambda good: True  # at step 3 of environment 0 anyway
@@ -330,7 +321,6 @@ WRONG_STEPS = {
     "terminated int": ("terminated", lambda good: 1, r"terminated must be .*, got int 1"),
     "terminated None": ("terminated", lambda good: None, r"terminated must be .*, got NoneType None"),
     "truncated text": ("truncated", lambda good: "", r"truncated must be .*, got str ''"),
-    # FAIL as of a8aa5af: a ValueError and an OverflowError of Gymnasium, without step and field.
     "reward text array": ("reward", lambda good: np.array("x"), r"reward must be "),
     "reward beyond float": ("reward", lambda good: 10**400, r"reward must be "),
 }
@@ -398,7 +388,6 @@ WRONG_RESETS = {
 
 @pytest.mark.parametrize("name", WRONG_RESETS)
 def test_a_broken_reset_is_named(tmp_path, plan, name):
-    # FAILS as of a8aa5af, but for "bounds": resets are not checked, NumPy's and Gymnasium's errors name nothing.
     plan(reset=WRONG_RESETS[name])
     with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
         train(config_of(tmp_path, normalise_observations=False))
@@ -427,7 +416,6 @@ WRONG_BATCHES = {
         lambda good: good + 40,
         r"observation must be in \[-10, 10\] at index 0, got .* of environment 0",
     ),
-    # FAIL as of a8aa5af: the first four pass without a word and spoil what is learned, the others name nothing.
     "terminated int": ("terminated", lambda good: good.astype(np.int64), r"terminated must be "),
     "observation thin": ("observation", lambda good: good[:, :1], r"observation must be "),
     "observation flat": ("observation", lambda good: good.reshape(-1), r"observation must be "),
@@ -454,7 +442,6 @@ def test_a_broken_batch_is_named(tmp_path, plan, name):
 
 @pytest.mark.parametrize("wrong", [-1, 3])
 def test_a_choice_that_is_none_is_named(tmp_path, plan, wrong):
-    # FAILS as of a8aa5af: -1 counts as the last choice without a word; 3 is an IndexError.
     plan(fault=("observation", lambda good: np.full(2, wrong)), space=spaces.Discrete(3))
     with pytest.raises(ContractError, match=r"^observation must be .* at step 3"):
         train(config_of(tmp_path, "FaultyVector-v0"))
@@ -476,7 +463,6 @@ NO_ACTIONS += [
 
 @pytest.mark.parametrize("space", NO_OBSERVATIONS, ids=lambda space: type(space).__name__)
 def test_observations_that_no_policy_takes_are_named(tmp_path, plan, space):
-    # FAILS as of a8aa5af for Graph and Sequence: it is not said what would do.
     plan(space=space)
     with pytest.raises(SetupError, match=r"observation space must be Box, Discrete, .*, got") as caught:
         train(config_of(tmp_path / "run"))
@@ -574,7 +560,6 @@ WAYS = {
     "exits": r"^ConnectionError: a worker process of the environment died",
     "hangs": r"^TimeoutError: a worker gave no answer to a step within 1 s",
     "shape": r"^ContractError: observation must be in Box.* got float32 \(2,\).* at step 7",
-    # FAIL as of a8aa5af: TypeError, since Gymnasium makes the error anew from its message; waits for ever in `close`.
     "strange": r"Strange",
     "info": r".",
 }

@@ -51,3 +51,14 @@ def test_interval_covers_the_mean_and_has_the_right_width():
 def test_no_episodes_is_refused():
     with pytest.raises(ValueError, match="num_episodes must be at least 1, got 0"):
         play_episodes(BiasPolicy(), RESTAURANT, 0, greedy=True)
+
+
+def test_an_episode_without_end_is_followed_for_so_long_only():
+    """CliffWalking-v1 has no time limit, and this policy walks against the wall for ever."""
+
+    class North(BiasPolicy):
+        def mode(self, observation):
+            return torch.zeros(len(observation), dtype=torch.int64)
+
+    returns = play_episodes(North(), "CliffWalking-v1", 3, greedy=True, max_steps=40)
+    assert returns.tolist() == [-40.0] * 3

@@ -77,3 +77,9 @@ def test_short_and_long_runs(tmp_path, updates):
 def test_a_run_draws_what_it_has(tmp_path):
     run = train(TrainConfig(num_updates=3, run_dir=tmp_path / "run")).run_dir
     assert {path.name for path in run.glob("*.png")} == LESSON
+
+
+def test_a_long_run_is_thinned_to_its_end(tmp_path):
+    few = pictures._thinned(lines(-1.0, 9002))
+    assert len(few) <= 4000
+    assert few[-1]["update"] == 9001

@@ -157,7 +157,6 @@ def test_while_it_is_imported(start, number):
 
 
 def test_while_it_is_set_up(start, tmp_path):
-    # FAILS as of a8aa5af: an IndexError of `summarise`, with its traceback and status 1.
     script = start('--env-id slow:Slow-v0 --num-envs 1 --env-kwargs {"seconds":0,"building":0.5} --no-pictures')
     script.wait_for((tmp_path / "building").exists)
     assert script.end(signal.SIGTERM) == 143, script.err

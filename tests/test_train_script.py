@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -88,3 +89,17 @@ def test_help_explains_every_flag(run_script, tmp_path):
     for flag in ("--env-id", "--seed", "--num-updates", "--learning-rate", "--num-envs", "--num-steps", "--run-dir"):
         assert flag in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_with_nothing_left_says_so_and_can_go_further(run_script, tmp_path):
+    run_script("train.py", "--num-updates", 30, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
+    done = run_script("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "nothing was left to do" in done.stdout
+    done = run_script("train.py", "--resume", "run", "--num-updates", 40, cwd=tmp_path)
+    assert "nothing was left" not in done.stdout
+    assert "40/40" in done.stderr
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["config"]["num_updates"] == 40
+    assert "--resume" not in record["command"]
+    assert [command[-1] for command in record["resumed"]] == ["run", "40"]
