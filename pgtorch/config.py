@@ -176,14 +176,14 @@ class TrainConfig:
         if self.num_envs * self.num_steps > MOST_ROWS:
             rows = f"{self.num_envs} * {self.num_steps}"
             raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {rows}")
-        if self.standardise and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
-            raise ValueError("standardise needs num_envs * num_steps of at least 2: one number has no deviation")
         _require_integer("seed", self.seed, 0, 2**63 - 1)
         for name in ("check_gradient", "checkpoint_every"):
             _require_integer(name, getattr(self, name), 0)
         for setting in fields(self):
             if setting.type == "bool":
                 _require_type(setting.name, getattr(self, setting.name), bool)
+        if self.standardise and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
+            raise ValueError("standardise needs num_envs * num_steps of at least 2: one number has no deviation")
         _require_type("env_id", self.env_id, str)
         _require_type("env_kwargs", self.env_kwargs, dict)
         _require_json("env_kwargs", self.env_kwargs)

@@ -204,4 +204,6 @@ def summary(result: TrainResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # at once: while Python shuts down, signals would find no handler any more

@@ -181,5 +181,5 @@ def test_network_refuses_actions_it_cannot_draw(action_space):
 
 @pytest.mark.parametrize("observation_space", [spaces.Graph(BOX, BOX), spaces.Sequence(BOX)])
 def test_network_refuses_observations_it_cannot_flatten(observation_space):
-    with pytest.raises(TypeError, match=rf"observation space must flatten .* got {type(observation_space).__name__}"):
+    with pytest.raises(TypeError, match=rf"observation space must be Box, .* got {type(observation_space).__name__}"):
         MLPPolicy(observation_space, spaces.Discrete(2))
