@@ -129,7 +129,7 @@ class _Taker:
         if type(value) is dict and all(type(key) in (str, int) for key in value):
             return "dict", [[key, self.take(item, f"{where}[{key!r}]")] for key, item in value.items()]
         if isinstance(value, types.FunctionType):
-            enclosed = {name: self.take(cell.cell_contents, f"{where}.{name}") for name, cell in _cells(value)}
+            enclosed = {name: self.take(_inside(cell), f"{where}.{name}") for name, cell in _cells(value)}
             kept = {name: self.take(getattr(value, name), f"{where}.{name}") for name in _KEPT}
             return "function", _code(value), enclosed, kept
         if isinstance(value, types.MethodType):
@@ -145,7 +145,9 @@ class _Taker:
             raise UnknownStateError(f"{where} is a generator without a numpy.random.SeedSequence")
         born = {"entropy": seed.entropy, "spawn_key": seed.spawn_key, "pool_size": seed.pool_size}
         born["n_children_spawned"] = seed.n_children_spawned
-        state = json.dumps([born, bits.state], default=np.ndarray.tolist)  # text, for their integers have 128 bits
+        state = json.dumps(
+            [born, bits.state], default=lambda value: value.tolist()
+        )  # text, for their integers have 128 bits
         return "generator", type(bits).__name__, state
 
     def _array(self, value: Any, where: str) -> tuple[Any, ...]:
@@ -232,13 +234,13 @@ class _Putter:
                     content = self.plan(kept[key], getattr(current, key), f"{where}.{key}")
                     self.changes.append(functools.partial(setattr, current, key, content))
                 for key, cell in _cells(current):
-                    content = self.plan(enclosed[key], cell.cell_contents, f"{where}.{key}")
+                    content = self.plan(enclosed[key], _inside(cell), f"{where}.{key}")
                     self.changes.append(functools.partial(setattr, cell, "cell_contents", content))
             case ("object", str(name), dict(attributes)) if _is_plain(current) and _name(type(current)) == name:
                 self._claim(index, current, where)
                 self._plan_attributes(current, attributes, where)
-            case ("object" | "function" | "method" | "enum", *_) if current is _MISSING or current is None:
-                raise MissingObjectError(f"{where} is not there yet in a fresh environment, and cannot be made")
+            case ("object" | "function" | "method" | "enum" | "constant", *_) if self.made:  # within the environment
+                raise MissingObjectError(f"{where} is another one in a fresh environment, and cannot be made")
             case _:
                 raise ValueError(f"{where} does not fit what was saved")
 
@@ -302,6 +304,14 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 def _cells(function: Any) -> list[tuple[str, Any]]:
     return list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+
+
+def _inside(cell: Any) -> Any:
+    """What a function encloses in a cell, which may be empty."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
 
 
 def _code(function: Any) -> list[str]:
