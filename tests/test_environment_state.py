@@ -311,6 +311,22 @@ class Apart(Walk):
         return self.here.sum() * 10 + self.home.sum()
 
 
+class ApartObjects(Walk):
+    """Two names of one object after a reset, of two objects later."""
+
+    def begin(self):
+        self.hand = self.eye = Thing(at=0)
+
+    def play(self):
+        if self.at == 3:
+            self.eye = Thing(at=100)
+        self.hand.at += 1
+        self.eye.at += 2
+
+    def value(self):
+        return self.hand.at * 1000 + self.eye.at
+
+
 class Together(Walk):
     """Two arrays after a reset, one later."""
 
@@ -658,7 +674,20 @@ class Slots(Walk):
 
 EXACT = [Plain, InPlace, SharedArray, SharedObject, SharedGenerator, Cycle, ReadOnly]
 EXACT += [other_generator(kind) for kind in (np.random.MT19937, np.random.Philox, np.random.SFC64)]
-NEVER_WRONG = [Apart, Together, Pointer, SharedList, SharedDict, Staged, Strategy, Exchanged, Method, Kind, Closure]
+NEVER_WRONG = [
+    Apart,
+    ApartObjects,
+    Together,
+    Pointer,
+    SharedList,
+    SharedDict,
+    Staged,
+    Strategy,
+    Exchanged,
+    Method,
+    Kind,
+    Closure,
+]
 NEVER_WRONG += [BoundMethod, Loop, Late, Growing, GrowingArray, Replaced, ReplacedArray, Window, LateGenerator]
 NEVER_WRONG += [OwnGenerator, Slots, SameName, Defaults, FunctionAttribute, Spawning, EmptyCell, NumPySeed]
 
