@@ -89,15 +89,14 @@ class Trainer:
 
         gradient = self._backward(policy_loss, value_loss, entropy)
         norms = self._gradient_norms(policy_loss)
-        logged = {}
-        if self._check_is_due():
-            logged = check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
-        self._step(norms)
-
-        logged |= {"gradient/norm": norms["policy"], "policy/entropy": entropy.item()}
+        logged = {"policy/entropy": entropy.item(), "gradient/norm": norms["policy"]}
         logged["loss/policy_gradient"] = policy_loss.item()
         if value_loss is not None:
             logged["loss/value"] = value_loss.item()
+        del log_prob, entropy, policy_loss  # and the graph with them: the check needs as much memory again
+        if self._check_is_due():
+            logged |= check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
+        self._step(norms)
         return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
 
     def has_reached_target(self) -> bool:

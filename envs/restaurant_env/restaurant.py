@@ -45,7 +45,7 @@ def serves_large(draw: Float, probability: Float) -> Bool:
 
 def reward_of(large: Bool, hungry: Bool, scale: float) -> Float:
     """+scale where the order suits (large and hungry, or small and not hungry), -scale where it does not."""
-    return scale * (2.0 * (large == hungry) - 1.0)  # arithmetic: np.where takes ten times as long on mixed masks
+    return scale * (2.0 * (large == hungry) - 1.0)  # in a tenth of the time of np.where, on mixed masks
 
 
 def significance(hunger: Float, hungry_above: float) -> Float:
@@ -409,11 +409,11 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         hunger, large = self._hunger, self._orders(actions)
         hungry, reward = self.settings.judge(hunger, large)
         if self.render_mode is not None:
-            self._last = _LastVisits(hunger, actions.copy(), large, reward.copy(), serving.copy())
+            self._last = _LastVisits(hunger.copy(), actions.copy(), large, reward.copy(), serving.copy())
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._hunger = self.np_random.random(self.num_envs, np.float32)
             infos: dict[str, Any] = {
-                "final_obs": hunger[:, None].copy(),
+                "final_obs": hunger[:, None],  # given away: the state is a new array
                 "_final_obs": serving.copy(),
                 "final_info": _visit_info(large, hungry, serving),
                 "_final_info": serving.copy(),
@@ -439,7 +439,8 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         """Draw whether each order is large, [N]."""
         draw = self.np_random.random(self.num_envs)
         at_squatch, at_norm = (serves_large(draw, chance) for chance in self.settings.large_portion_probability)
-        large: NDArray[np.bool_] = np.where(actions == Restaurant.NORM, at_norm, at_squatch)
+        norm: NDArray[np.bool_] = actions == Restaurant.NORM
+        large: NDArray[np.bool_] = (norm & at_norm) | (~norm & at_squatch)  # in a tenth of the time of np.where
         return large
 
     def _render_one(self, index: int) -> Any:
@@ -460,7 +461,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
             raise ValueError(
                 f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of shape {actions.shape}"
             )
-        if (actions >> 1).any():  # a bit other than the last, of a negative number too
+        if np.bitwise_or.reduce(actions) >> 1:  # a bit other than the last, of a negative number too
             index = int(np.flatnonzero((actions < 0) | (actions > 1))[0])
             raise ValueError(
                 f"actions must be 0 (Squatch) or 1 (Norm), in {self.action_space}, "
@@ -481,7 +482,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         forced = _in_range("hunger", hunger, 0, 1)
         if forced.shape not in ((), (self.num_envs,)):
             raise ValueError(f"hunger must be one number in [0, 1] or {self.num_envs} of them, got {hunger!r}")
-        return np.broadcast_to(forced.astype(np.float32), self.num_envs)
+        return np.full(self.num_envs, forced, np.float32)
 
 
 def _visit_info(
