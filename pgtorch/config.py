@@ -49,9 +49,9 @@ TUNED: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {
         "hidden_sizes": (32, 32),
         "num_envs": 8,
-        "num_steps": 16,
-        "num_updates": 8000,
+        "num_updates": 4000,
         "discount": 0.97,
+        "smoothing": 0.9,
         "normalise_observations": False,
     },
     "FrozenLake-v1": {"normalise_observations": False, "entropy_coefficient": 0.01},

@@ -42,11 +42,11 @@ class Rollout:
 
     def __post_init__(self) -> None:
         """Look once whether there is filler at all; mostly there is none."""
-        self._num_rows, self._all_valid = self.valid.numel(), bool(self.valid.numpy().all())
+        self._all_valid = bool(self.valid.numpy().all())
 
     def rows(self, values: Tensor) -> Tensor:
         """The valid rows of [T, N, ...] values, in order of step and then environment: [B, ...]."""
-        flat = values.flatten(0, 1)[: self._num_rows]
+        flat = values[: len(self.valid)].flatten(0, 1)
         return flat if self._all_valid else flat[self.valid.flatten()]
 
     def values(self, value_function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -85,14 +85,15 @@ class EpisodeStatistics:
         """Count one step of every environment, each argument [N]; gives whether an episode ended."""
         self.total += reward if valid.all() else reward * valid
         self.length += valid
-        if not ended.any():
+        count = int(np.count_nonzero(ended))
+        if not count:
             return False
-        who: Any = slice(None) if ended.all() else ended  # a slice is the faster by far
+        who: Any = slice(None) if count == len(ended) else ended  # a slice is the faster by far
         totals = self.total[who]
         self.recent.extend(totals[-100:].tolist())
         self._sum_of_totals += float(totals.sum())
         self._sum_of_lengths += int(self.length[who].sum())
-        self._count += len(totals)
+        self._count += count
         self.total[who] = 0.0
         self.length[who] = 0
         return True
