@@ -107,6 +107,8 @@ for milliseconds in map(float, sys.stdin):
             with (folder / "saved").open("a") as saved:
                 saved.write(f"{number}\\n")
             number += 2
+    while not (folder / "saved").exists() or not (folder / "saved").stat().st_size:
+        time.sleep(0.001)  # so that the first kill, too, finds one
     time.sleep(milliseconds / 1000)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
