@@ -27,9 +27,9 @@ class NonFiniteError(ArithmeticError):
 
 def require_finite(values: NDArray[Any], field: str, step: int) -> None:
     """Raise `NonFiniteError` where values [N, ...] of a step are not all finite in single precision."""
-    if values.size == 0 or (values.max() <= MOST and values.min() >= -MOST):  # neither is so of NaN
+    if values.size == 0 or (float(values.max()) <= MOST and float(values.min()) >= -MOST):  # neither is so of NaN
         return
-    where = np.argwhere(~(np.abs(values) <= MOST))[0].tolist()
+    where = np.argwhere(~(np.abs(values) <= np.float64(MOST)))[0].tolist()  # which float16 cannot hold
     inner = f" at index {where[1:]}" if where[1:] else ""
     raise NonFiniteError(
         f"{field} must be finite, got {values[tuple(where)]}{inner}, of environment {where[0]} at step {step}"

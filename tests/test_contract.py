@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pgtorch import ContractError, MLPPolicy, NonFiniteError, SetupError, TrainConfig, Trainer, train
 from pgtorch.checkpoint import checkpoints, read_checkpoint, read_newest
+from pgtorch.contract import require_finite
 from pgtorch.metrics import read_metrics
 
 BOX = spaces.Box(-10.0, 10.0, (3,), np.float32)
@@ -606,3 +607,12 @@ def test_no_worker_is_left(failed):
         if int(session) == failed[1] and state != "Z":
             left.append(path)
     assert left == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+def test_what_is_not_finite_is_found_in_every_precision(dtype):
+    require_finite(np.array([1, -2], dtype), "reward", 7)
+    for value in (np.inf, -np.inf, np.nan):
+        with pytest.raises(NonFiniteError, match=rf"reward must be finite, got {value}, of environment 1 at step 7"):
+            require_finite(np.array([1, value], dtype), "reward", 7)
