@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -31,4 +32,37 @@ def policy_gradient_loss(log_prob: Tensor, multiplier: Tensor) -> Tensor:
         )
     if log_prob.numel() == 0:
         raise ValueError("log_prob must hold at least one sample, got none")
-    return -(log_prob * multiplier.detach()).mean()
+    return (log_prob * -multiplier.detach()).mean()
+
+
+def importance_weighted(multiplier: Tensor, log_prob: Tensor, played: Tensor, clip_range: float) -> Tensor:
+    """Multipliers for a policy that has moved since it played: each times how much likelier its action has become.
+
+        ratio = pi(action | observation) / pi_played(action | observation)
+        multiplier * ratio,    but 0 where the ratio has gone as far as it may: beyond 1 + clip_range with a positive
+                               multiplier, below 1 - clip_range with a negative one
+
+    Since the derivative of the ratio is the ratio times that of log pi, `policy_gradient_loss` has with it the gradient
+    of PPO's clipped objective, mean(min(ratio * A, clip(ratio) * A)). Where nothing is cut off, the expectation over
+    the actions of the policy that played is that over the actions of the present one; the states stay the former's.
+
+    Args:
+        multiplier: What each log-probability would be multiplied by had the policy not moved, [B].
+        log_prob: log pi(action | observation) now, [B]; no gradient flows into the result.
+        played: The same when the action was drawn, [B].
+        clip_range: How far a ratio may drive itself from 1, above 0.
+
+    Returns:
+        [B], without gradient.
+
+    Raises:
+        ValueError: Where the shapes differ.
+
+    Source: Schulman et al. (2017), "Proximal policy optimization algorithms", equation 7.
+    """
+    if not multiplier.shape == log_prob.shape == played.shape:
+        shapes = [list(tensor.shape) for tensor in (multiplier, log_prob, played)]
+        raise ValueError(f"multiplier, log_prob and played must have equal shapes, got {shapes}")
+    ratio = (log_prob.detach() - played).exp()
+    too_far = torch.where(multiplier > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return torch.where(too_far, 0.0, multiplier * ratio)

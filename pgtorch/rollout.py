@@ -42,13 +42,14 @@ class Rollout:
 
     def __post_init__(self) -> None:
         """Look once whether there is filler at all; mostly there is none."""
-        self._all_valid = bool(self.valid.numpy().all())
+        self._all_valid = np.count_nonzero(self.valid.numpy()) == self.valid.numel()
 
     def rows(self, values: Tensor) -> Tensor:
         """The valid rows of [T, N, ...] values, in order of step and then environment: [B, ...]."""
-        flat = values[: len(self.valid)].flatten(0, 1)
+        flat = (values if len(values) == len(self.valid) else values[:-1]).flatten(0, 1)  # observations: one more
         return flat if self._all_valid else flat[self.valid.flatten()]
 
+    @torch.no_grad()
     def values(self, value_function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """The value of each observation, and of the one that the step led to, the *final* one where an episode ended.
 
@@ -56,12 +57,12 @@ class Rollout:
             value_function: [B, D] -> [B].
 
         Returns:
-            Both [T, N]; the first with gradient, the second without.
+            Both [T, N], without gradient.
         """
         value = value_function(self.observation.flatten(0, 1)).reshape(self.observation.shape[:2])  # [T + 1, N]
-        following = value[1:].detach().clone()
+        following = value[1:].clone()
         for t, environments, final in self.cut:
-            following[t, environments] = value_function(final).detach()
+            following[t, environments] = value_function(final)
         return value[:-1], following
 
 
@@ -83,7 +84,8 @@ class EpisodeStatistics:
 
     def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> bool:
         """Count one step of every environment, each argument [N]; gives whether an episode ended."""
-        self.total += reward if valid.all() else reward * valid
+        all_valid = np.count_nonzero(valid) == len(valid)  # valid.all() takes three times as long
+        self.total += reward if all_valid else reward * valid
         self.length += valid
         count = int(np.count_nonzero(ended))
         if not count:
@@ -147,6 +149,7 @@ class RolloutCollector:
             "truncated": torch.zeros(shape, dtype=torch.bool),
             "valid": torch.ones(shape, dtype=torch.bool),
         }
+        self._seen_at = self._tensors["observation"].unbind()  # [N, D] each, of the same memory
         self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}  # the same memory
         self._raw = np.zeros((num_steps, env.num_envs, size), np.float32) if normalize_observation else None
         self._cut: list[tuple[int, Tensor, Tensor]] = []
@@ -221,7 +224,7 @@ class RolloutCollector:
         arrays["observation"][t] = self._seen(self._observation)
         if self._raw is not None:
             self._raw[t] = self._observation
-        action = policy.sample(self._tensors["observation"][t]).numpy()
+        action = policy.sample(self._seen_at[t]).numpy()
         self.steps_taken += 1
         observation, reward, terminated, truncated, infos = self.env.step(self._clip(action))
         require_fields(self.env.num_envs, self.steps_taken, reward, terminated, truncated)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -19,13 +20,24 @@ from pgtorch.config import TrainConfig
 from pgtorch.contract import NonFiniteError
 from pgtorch.environment_state import MissingObjectError, UnknownStateError, put_state, take_state, why_unknown
 from pgtorch.gradient_check import check_gradient
-from pgtorch.losses import policy_gradient_loss
+from pgtorch.losses import importance_weighted, policy_gradient_loss
 from pgtorch.making import make_env, make_policy, require_fit
 from pgtorch.manual_gradient import has_derivation
 from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.optimizers import OPTIMIZERS
 from pgtorch.policies import Policy, ValueFunction
 from pgtorch.rollout import Rollout, RolloutCollector
+
+
+@dataclass
+class Batch:
+    """Rows of a rollout as a gradient step learns from them, B of them."""
+
+    observation: Tensor  # [B, D]
+    action: Tensor  # [B, *action_shape]
+    multiplier: Tensor  # [B], of log pi
+    target: Tensor | None  # [B], what the value function is to give; None where there is none
+    played: Tensor | None = None  # [B], log pi when they were played; None where the policy has not moved since
 
 
 class Trainer:
@@ -77,19 +89,30 @@ class Trainer:
 
         Raises:
             GradientMismatchError: Where autograd's gradient is not the manual one.
-            NonFiniteError: Where an observation, a reward or the gradient is no finite number; no parameter has moved.
+            NonFiniteError: Where an observation, a reward or a gradient is no finite number: no step is taken along it.
         """
-        rollout = self.collector.collect(self.policy)
-        observation, action = rollout.rows(rollout.observation), rollout.rows(rollout.action)  # [B, ...]
-        multiplier, value_loss = self._weigh(rollout)  # [B], scalar
-        log_prob, entropy = self.policy.evaluate(observation, action)  # [B], [B]
-        policy_loss, entropy = policy_gradient_loss(log_prob, multiplier), entropy.mean()
+        batch = self._weigh(self.collector.collect(self.policy))
         self.num_updates += 1
-        self.num_env_steps += len(multiplier)
+        self.num_env_steps += len(batch.multiplier)
+        for part in self._parts(batch):
+            logged = self._descend(part)
+        return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
+
+    def _descend(self, batch: Batch) -> dict[str, float]:
+        """One gradient step; gives what is to be logged of it."""
+        observation, action, multiplier = batch.observation, batch.action, batch.multiplier
+        log_prob, entropy = self.policy.evaluate(observation, action)  # [B], [B]
+        if batch.played is not None:
+            multiplier = importance_weighted(multiplier, log_prob, batch.played, self.config.clip_range)
+        policy_loss = policy_gradient_loss(log_prob, multiplier)
+        value_loss = None
+        if self.value_function is not None:
+            assert batch.target is not None
+            value_loss = functional.mse_loss(self.value_function(observation), batch.target)
 
         gradient = self._backward(policy_loss, value_loss, entropy)
         norms = self._gradient_norms(policy_loss)
-        logged = {"policy/entropy": entropy.item(), "gradient/norm": norms["policy"]}
+        logged = {"policy/entropy": entropy.sum().item() / len(entropy), "gradient/norm": norms["policy"]}
         logged["loss/policy_gradient"] = policy_loss.item()
         if value_loss is not None:
             logged["loss/value"] = value_loss.item()
@@ -97,7 +120,7 @@ class Trainer:
         if self._check_is_due():
             logged |= check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
         self._step(norms)
-        return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
+        return logged
 
     def has_reached_target(self) -> bool:
         """Whether the mean return of the last 100 episodes is at the target, if there is one."""
@@ -179,13 +202,25 @@ class Trainer:
         """Close the environments."""
         self.env.close()
 
-    def _weigh(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
-        """What multiplies each valid row's log pi, [B], and the value function's loss where there is one."""
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The rows of each gradient step: all of them once, or in each of several passes some at random."""
+        config = self.config
+        if config.num_epochs == config.num_minibatches == 1:
+            yield batch
+            return
+        with torch.no_grad():
+            played = self.policy.log_prob(batch.observation, batch.action)
+        for _ in range(config.num_epochs):
+            for rows in torch.randperm(len(played)).chunk(config.num_minibatches):
+                target = None if batch.target is None else batch.target[rows]
+                yield Batch(batch.observation[rows], batch.action[rows], batch.multiplier[rows], target, played[rows])
+
+    def _weigh(self, rollout: Rollout) -> Batch:
+        """The valid rows, with what multiplies the log pi of each."""
         config, reward, valid = self.config, rollout.reward, rollout.valid
         ends = rollout.terminated, rollout.truncated
         if self.value_function is not None:
             value, next_value = rollout.values(self.value_function)
-            known = value.detach()
         elif config.multiplier == "reward-to-go":
             next_value = torch.zeros_like(reward)
         if config.multiplier == "reward":
@@ -196,18 +231,21 @@ class Trainer:
             multiplier = target = returns.reward_to_go(reward, *ends, next_value, valid, config.discount)
         else:
             multiplier = returns.generalized_advantage(
-                reward, known, *ends, next_value, valid, config.discount, config.smoothing
+                reward, value, *ends, next_value, valid, config.discount, config.smoothing
             )
-            target = multiplier + known
+            target = multiplier + value
         if config.baseline == "value" and config.multiplier != "gae":  # which has taken it off already
-            multiplier = multiplier - known
+            multiplier = multiplier - value
         if config.baseline == "mean":
             multiplier = returns.subtract_mean(multiplier, valid)
         if config.standardise and valid.sum() > 1:  # one row, the rest filler, has no deviation
             multiplier = returns.standardise(multiplier, valid)
-        if self.value_function is None:
-            return rollout.rows(multiplier), None
-        return rollout.rows(multiplier), functional.mse_loss(rollout.rows(value), rollout.rows(target))
+        return Batch(
+            rollout.rows(rollout.observation),
+            rollout.rows(rollout.action),
+            rollout.rows(multiplier),
+            None if self.value_function is None else rollout.rows(target),
+        )
 
     def _check_is_due(self) -> bool:
         every = self.config.check_gradient
@@ -219,7 +257,7 @@ class Trainer:
         if value_loss is not None:
             loss = loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * entropy
+            loss = loss - config.entropy_coefficient * entropy.mean()
             if self._check_is_due():
                 names, parameters = zip(*self.policy.named_parameters(), strict=True)
                 gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)

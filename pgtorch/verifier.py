@@ -25,6 +25,7 @@ from pgtorch.exact import (
     sample_trajectories,
 )
 from pgtorch.gradient_check import difference_in_units
+from pgtorch.losses import importance_weighted
 from pgtorch.manual_gradient import gradient_magnitude, has_derivation
 from pgtorch.policies import BiasPolicy, MLPPolicy, Policy
 from pgtorch.rollout import RolloutCollector
@@ -190,28 +191,38 @@ def _exact_against_finite_differences(subject: str, policy: Policy, mdp: FiniteM
 def _estimators(subject: str, policy: Policy, mdp: FiniteMDP) -> Iterator[Row]:
     """Each multiplier's expectation by enumeration against the exact gradient."""
     values = torch.randn(len(mdp.outcomes), dtype=torch.float64)  # any function of the state will do as a baseline
-    exact = _exact(policy, mdp, HORIZON)
+    exact, exact_step = _exact(policy, mdp, HORIZON), _exact(policy, mdp, 1)
+    probability = _probability(policy, mdp).detach()
     for name, multiplier in unbiased_estimators(mdp.discount, values).items():
-        horizon = 1 if name == "reward" else HORIZON
-        wanted = _exact(policy, mdp, 1) if name == "reward" else exact
-        played = enumerate_trajectories(mdp, _probability(policy, mdp).detach(), horizon)
-        found, magnitude = _estimate(policy, mdp, played, multiplier(played))
-        note = f"{len(played.probability):,} trajectories of at most {horizon} steps"
-        check = f"expectation against exact: {name}"
-        if magnitude is None:
-            error = ((flat(found) - flat(wanted)).norm() / flat(wanted).norm()).item()
-            yield Row(subject, check, error, 1e-9, "relative", note)
-        else:
-            yield Row(subject, check, difference_in_units(found, wanted, magnitude)[0], ENUMERATION_LIMIT, "u C", note)
-    played = enumerate_trajectories(mdp, _probability(policy, mdp).detach(), HORIZON)
+        horizon, wanted = (1, exact_step) if name == "reward" else (HORIZON, exact)
+        played = enumerate_trajectories(mdp, probability, horizon)
+        yield _expectation(subject, policy, mdp, played, name, multiplier(played), wanted)
+    earlier = _probability(moved(policy), mdp).detach()  # of the policy that plays, while another one learns
+    played = enumerate_trajectories(mdp, earlier, 1)
+    now, then = (p[played.state, played.action].log() for p in (probability, earlier))
+    reweighed = importance_weighted(played.reward, now, then, clip_range=math.inf)
+    yield _expectation(subject, policy, mdp, played, "reward, importance-weighted", reweighed, exact_step)
+    played = enumerate_trajectories(mdp, probability, HORIZON)
     for name, multiplier in biased_estimators(mdp.discount, values).items():
         yield _bias(subject, name, _estimate(policy, mdp, played, multiplier(played))[0], exact)
     visited = torch.arange(len(mdp.outcomes)) >= len(mdp.outcomes) - 8  # a few states are enough to show it
     few = FiniteMDP(mdp.outcomes, (mdp.start * visited) / (mdp.start * visited).sum(), mdp.discount)
-    played = enumerate_trajectories(few, _probability(policy, mdp).detach(), 1)
+    played = enumerate_trajectories(few, probability, 1)
     for name, transform in (("mean", returns.subtract_mean), ("mean and deviation", returns.standardise)):
         found, _ = _estimate(policy, mdp, played, _in_pairs(played, transform))
         yield _bias(subject, f"{name} of a batch of 2 taken out", found, _exact(policy, few, 1))
+
+
+def _expectation(
+    subject: str, policy: Policy, mdp: FiniteMDP, played: Trajectories, name: str, multiplier: Tensor, exact: Gradient
+) -> Row:
+    found, magnitude = _estimate(policy, mdp, played, multiplier)
+    check, steps = f"expectation against exact: {name}", len(played.reward)
+    note = f"{len(played.probability):,} trajectories of at most {steps} step{'s' * (steps > 1)}"
+    if magnitude is None:
+        error = ((flat(found) - flat(exact)).norm() / flat(exact).norm()).item()
+        return Row(subject, check, error, 1e-9, "relative", note)
+    return Row(subject, check, difference_in_units(found, exact, magnitude)[0], ENUMERATION_LIMIT, "u C", note)
 
 
 def _bias(subject: str, name: str, found: Gradient, exact: Gradient) -> Row:

@@ -80,7 +80,7 @@ def estimator(name):
 
 # what goes wrong, in which function, what stands there, what is planted, what is verified, which row catches it
 FAULTS = [
-    ("sign of the loss", losses.policy_gradient_loss, "return -(", "return (", lesson, MANUAL),
+    ("sign of the loss", losses.policy_gradient_loss, "-multiplier", "multiplier", lesson, MANUAL),
     ("factor 1.00001", losses.policy_gradient_loss, ".mean()", ".mean() * 1.00001", choice, MANUAL),
     ("sum for mean", losses.policy_gradient_loss, ".mean()", ".sum()", lesson, MANUAL),
     ("reward dropped", losses.policy_gradient_loss, "multiplier.detach()", "1.0", lesson, MANUAL),
@@ -101,6 +101,8 @@ FAULTS = [
         lesson,
         "shapes that broadcast and are accepted",
     ),
+    ("ratio forgotten", losses.importance_weighted, "multiplier * ratio", "multiplier", process, estimator("reward, importance-weighted")),
+    ("ratio upside down", losses.importance_weighted, "log_prob.detach() - played", "played - log_prob.detach()", process, estimator("reward, importance-weighted")),
     ("sign by hand", manual_gradient._bias_policy_gradient, "p_norm - a", "a - p_norm", lesson, MANUAL),
     ("sum for mean by hand", manual_gradient._bias_policy_gradient, " * (1.0 / len(multiplier))", "", lesson, MANUAL),
     ("1 - h for 1 - h^2", manual_gradient._mlp_policy_gradient, "inputs[layer].square()", "inputs[layer]", choice, MANUAL),
@@ -113,7 +115,7 @@ FAULTS = [
     ("wrong action", policies.BiasPolicy.evaluate, "target = action", "target = 1 - action", lesson, MANUAL),
     ("weight left out", policies.BiasPolicy.forward, "self.weight * ", "", lesson, MANUAL),
     ("places swapped in the draw", policies.BiasPolicy.sample, ">= p_squatch", "< p_squatch", lesson, SAMPLES),
-    ("draw off by 1 %", policies.BiasPolicy.sample, "torch.sigmoid(-self(observation))", "1.01 * torch.sigmoid(-self(observation))", lesson, SAMPLES),
+    ("draw off by 1 %", policies.BiasPolicy.sample, "torch.sigmoid(-self", "1.01 * torch.sigmoid(-self", lesson, SAMPLES),
     ("always the likelier place", policies.BiasPolicy.sample, "torch.rand_like(p_squatch)", "0.5", lesson, SAMPLES),
     ("tanh left out", policies.feed_forward, "layer(torch.tanh(output))", "layer(output)", choice, MANUAL),
     ("softmax over the batch", distributions.Categorical.log_probs.func, "dim=-1", "dim=0", choice, SUM),

@@ -36,6 +36,7 @@ CASES = {
     "carts one by one": ("CartPole-v1", {**SMALL, "vectorization": "sync"}),
     "cart, plain": ("CartPole-v1", {**SMALL, "normalise_observations": False, "normalise_rewards": False}),
     "pendulum": ("Pendulum-v1", SMALL),
+    "several passes": ("Acrobot-v1", {**SMALL, "num_epochs": 3, "num_minibatches": 4}),
     "lake": ("FrozenLake-v1", SMALL),
     "restaurants one by one": (LESSON, {"num_envs": 2, "num_updates": 20, "vectorization": "sync"}),
 }

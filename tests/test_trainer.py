@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
@@ -55,6 +56,37 @@ def test_filler_rows_are_not_counted(tmp_path):
 def test_many_learners_rows_move_the_one_bias(tmp_path):
     config = TrainConfig(num_envs=64, num_steps=4, num_updates=400, pictures=False, run_dir=tmp_path / "run")
     assert train(config).summary["late_bias"] == pytest.approx(-10.0, abs=0.5)
+
+
+def test_several_passes_are_ppo():
+    """Three passes in four parts each, beside the objective as its paper has it."""
+    settings = {"num_envs": 4, "num_steps": 8, "optimizer": "sgd", "learning_rate": 1.0, "value_learning_rate": 1.0}
+    own = {"max_gradient_norm": None, "learning_rate_decay": False, "check_gradient": 1}
+    config = TrainConfig("CartPole-v1", num_epochs=3, num_minibatches=4, clip_range=0.1, **settings, **own)
+    ours = Trainer(config)
+    logged = ours.update()  # the gradient of each part is checked
+    assert logged["gradient/difference_in_units_of_u_c"] < 32
+
+    theirs = Trainer(config)
+    batch = theirs._weigh(theirs.collector.collect(theirs.policy))
+    policy, value_function = theirs.policy, theirs.value_function
+    optimizer = torch.optim.SGD([*policy.parameters(), *value_function.parameters()], lr=1.0)
+    played, cut_off = policy.log_prob(batch.observation, batch.action).detach(), 0
+    for _ in range(3):
+        for rows in torch.randperm(32).chunk(4):
+            log_prob = policy.log_prob(batch.observation[rows], batch.action[rows])
+            ratio, advantage = (log_prob - played[rows]).exp(), batch.multiplier[rows]
+            clipped = ratio.clamp(0.9, 1.1)
+            cut_off += int((clipped * advantage < ratio * advantage).sum())
+            objective = torch.min(ratio * advantage, clipped * advantage).mean()
+            error = (value_function(batch.observation[rows]) - batch.target[rows]).square().mean()
+            optimizer.zero_grad()
+            (0.5 * error - objective).backward()
+            optimizer.step()
+    assert cut_off > 0
+    for one, other in ((ours.policy, policy), (ours.value_function, value_function)):
+        for name, parameter in one.named_parameters():
+            assert torch.allclose(parameter, other.get_parameter(name), rtol=1e-4, atol=1e-5), name
 
 
 def test_settings_reach_the_environment(tmp_path):
