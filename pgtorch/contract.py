@@ -102,7 +102,7 @@ class ObservationBounds:
     def require(self, observations: NDArray[Any], first_step: int) -> None:
         """Raise `ContractError` where observations [T, N, D] leave the space."""
         inside = (observations >= self._low) & (observations <= self._high)
-        if not inside.all():
+        if np.count_nonzero(inside) < inside.size:
             t, environment, index = np.argwhere(~inside)[0].tolist()
             low, high = self._space.low[index], self._space.high[index]
             raise ContractError(
@@ -113,8 +113,11 @@ class ObservationBounds:
 
 def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, truncated: Any) -> None:
     """Raise `ContractError` where the other fields of a vector environment's step are no arrays [N] of their kinds."""
-    fields = {"reward": (reward, "iufb"), "terminated": (terminated, "b"), "truncated": (truncated, "b")}
-    for field, (value, kinds) in fields.items():
+    for field, value, kinds in (
+        ("reward", reward, "iufb"),
+        ("terminated", terminated, "b"),
+        ("truncated", truncated, "b"),
+    ):
         shape = getattr(value, "shape", None)
         if shape != (num_envs,):
             found = describe(value) if shape is None else f"shape {list(shape)}"

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -30,16 +31,16 @@ class EventFile:
         self._file = (folder / name).open("xb")
         self._write(Event(wall_time=now, file_version="brain.Event:2"))
         self._scalars = Event()  # made once, filled anew for each step
+        self._values: dict[str, Any] = {}  # those of it, by tag
 
     def write_scalars(self, step: int, now: float, scalars: Mapping[str, float]) -> None:
         """One event with all scalars of a step."""
-        values = self._scalars.summary.value
-        if [value.tag for value in values] != list(scalars):
+        if self._values.keys() != scalars.keys():
             self._scalars = Event(summary=Summary(value=[Summary.Value(tag=tag) for tag in scalars]))
-            values = self._scalars.summary.value
+            self._values = {value.tag: value for value in self._scalars.summary.value}
         self._scalars.step, self._scalars.wall_time = step, now
-        for value, scalar in zip(values, scalars.values(), strict=True):
-            value.simple_value = scalar
+        for tag, scalar in scalars.items():
+            self._values[tag].simple_value = scalar
         self._write(self._scalars)
 
     def write_restart(self, step: int) -> None:

@@ -47,9 +47,10 @@ def check_gradient(
         GradientMismatchError: Where the two differ by more than 32 u C, or for a `BiasPolicy` in any bit.
     """
     manual = manual_gradient(policy, observation, action, multiplier)
+    parameters = ((name, policy.get_parameter(name)) for name in manual)
     autograd = gradient or {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in policy.named_parameters()
+        for name, parameter in parameters
         if parameter.requires_grad  # a frozen one has a gradient by hand, and none by autograd
     }
     difference, units, worst = 0.0, 0.0, ""

@@ -24,7 +24,7 @@ from pgtorch.event_file import EventFile
 from pgtorch.policies import BiasPolicy
 
 # The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update's step; all
-# else belongs to the step that was taken.
+# else belongs to the gradient step that was taken, of several to the last.
 TAGS = {
     "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
     "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
@@ -49,17 +49,17 @@ LINES = "metrics.jsonl"
 HUNGERS = (0.0, 0.5, 1.0)
 
 
-_HUNGER = torch.tensor(HUNGERS).unsqueeze(-1)  # [3, 1]
+_HUNGER = torch.tensor(HUNGERS)
 
 
-@torch.no_grad()
 def policy_metrics(policy: nn.Module) -> dict[str, float]:
     """What a policy shows of itself: the bias and P(Norm) of a `BiasPolicy`, nothing of another one."""
     if not isinstance(policy, BiasPolicy):
         return {}
-    not_hungry, half_way, hungry = torch.sigmoid(policy(_HUNGER)).tolist()
+    bias = policy.bias.detach()
+    not_hungry, half_way, hungry = torch.sigmoid(policy.weight * _HUNGER + bias).tolist()
     return {
-        "policy/bias": policy.bias.item(),
+        "policy/bias": bias.item(),
         "policy/p_norm/hunger_0.0": not_hungry,
         "policy/p_norm/hunger_0.5": half_way,
         "policy/p_norm/hunger_1.0": hungry,

@@ -439,7 +439,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         """Draw whether each order is large, [N]."""
         draw = self.np_random.random(self.num_envs)
         squatch, norm = self.settings.large_portion_probability
-        to_norm: NDArray[np.bool_] = actions == Restaurant.NORM
+        to_norm: NDArray[np.bool_] = actions == int(Restaurant.NORM)  # as it is, an IntEnum takes five times as long
         large: NDArray[np.bool_] = (to_norm & serves_large(draw, norm)) | (~to_norm & serves_large(draw, squatch))
         return large  # np.where takes many times as long on random masks
 
