@@ -14,7 +14,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +216,16 @@ def load_run(folder: Path, policy: Policy | None = None) -> SavedRun:
 
 
 def read_config(path: Path, content: Mapping[str, Any]) -> TrainConfig:
-    """The settings in a checkpoint.
+    """The settings in a checkpoint; one that is newer than it takes its own default, which changes nothing.
 
     Raises:
         CheckpointError: Where they are none.
     """
     try:
-        return TrainConfig(**{**content["config"], "run_dir": path.parent})
+        unknown_then = {
+            setting.name: setting.default for setting in fields(TrainConfig) if setting.default is not MISSING
+        }
+        return TrainConfig(**{**unknown_then, **content["config"], "run_dir": path.parent})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: config: {error}") from error
 

@@ -82,12 +82,14 @@ def difference_in_units(
         magnitude: C of each number, from `gradient_magnitude`.
 
     Returns:
-        The largest |one - other| / (u C), infinite where a number is none or differs though C is 0; and its name.
+        The largest |one - other| / (u C), infinite where a number is none; and its name. What underflows is no
+        difference: to u C the smallest normal number is added.
     """
     largest, worst = -math.inf, ""
     for name, c in magnitude.items():
         difference = (one[name] - other[name]).abs()
-        units = torch.where(difference == 0, 0.0, difference / (UNIT_ROUNDOFF[c.dtype] * c)).nan_to_num(nan=math.inf)
+        bound = UNIT_ROUNDOFF[c.dtype] * c + torch.finfo(c.dtype).tiny
+        units = torch.where(difference == 0, 0.0, difference / bound).nan_to_num(nan=math.inf)
         if units.max().item() > largest:
             largest, worst = units.max().item(), name
     return largest, worst

@@ -39,7 +39,7 @@ def importance_weighted(multiplier: Tensor, log_prob: Tensor, played: Tensor, cl
     """Multipliers for a policy that has moved since it played: each times how much likelier its action has become.
 
         ratio = pi(action | observation) / pi_played(action | observation)
-        multiplier * ratio,    but 0 where the ratio has gone as far as it may: beyond 1 + clip_range with a positive
+        multiplier * ratio,    but 0 where the step would lead further away: beyond 1 + clip_range with a positive
                                multiplier, below 1 - clip_range with a negative one
 
     Since the derivative of the ratio is the ratio times that of log pi, `policy_gradient_loss` has with it the gradient
@@ -50,7 +50,7 @@ def importance_weighted(multiplier: Tensor, log_prob: Tensor, played: Tensor, cl
         multiplier: What each log-probability would be multiplied by had the policy not moved, [B].
         log_prob: log pi(action | observation) now, [B]; no gradient flows into the result.
         played: The same when the action was drawn, [B].
-        clip_range: How far a ratio may drive itself from 1, above 0.
+        clip_range: How far from 1 a ratio is still driven further, above 0.
 
     Returns:
         [B], without gradient.
@@ -65,4 +65,4 @@ def importance_weighted(multiplier: Tensor, log_prob: Tensor, played: Tensor, cl
         raise ValueError(f"multiplier, log_prob and played must have equal shapes, got {shapes}")
     ratio = (log_prob.detach() - played).exp()
     too_far = torch.where(multiplier > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
-    return torch.where(too_far, 0.0, multiplier * ratio)
+    return torch.where(too_far | (multiplier == 0), 0.0, multiplier * ratio)  # 0 at an infinite ratio too

@@ -24,18 +24,18 @@ from pgtorch.event_file import EventFile
 from pgtorch.policies import BiasPolicy
 
 # The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update's step; all
-# else belongs to the gradient step that was taken, of several to the last.
+# else belongs to the gradient step that was taken, of several to the last; but the differences are the largest.
 TAGS = {
     "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
     "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
     "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Swings around 0.5 as the bias hovers.",
     "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Starts at 1 and stays there.",
-    "policy/entropy": "Mean entropy of the policy where it was just played, in nats. 0 is certain.",
+    "policy/entropy": "Mean entropy of the policy on the rows of the step, in nats. 0 is certain.",
     "gradient/autograd": "The gradient that autograd found for the bias.",
     "gradient/manual": "The same by the chain rule, by hand.",
-    "gradient/absolute_difference": "Largest absolute difference of the two. 0: every bit is equal.",
+    "gradient/absolute_difference": "Largest absolute difference of the two in the update. 0: every bit is equal.",
     "gradient/difference_in_units_of_u_c": "The same relative to what rounding may do; beyond 32 the run stops.",
-    "gradient/norm": "Euclidean norm of the policy's gradient.",
+    "gradient/norm": "Euclidean norm of the policy's gradient. Where an update has several steps, the last one's.",
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
     "loss/policy_gradient": "-mean(log pi * multiplier). No measure of progress: only its gradient means anything.",
@@ -44,22 +44,22 @@ TAGS = {
 }
 
 DIFFERENCE = "gradient/absolute_difference"
+DIFFERENCES = (DIFFERENCE, "gradient/difference_in_units_of_u_c")
 FLUSH_SECONDS = 1.0
 LINES = "metrics.jsonl"
 HUNGERS = (0.0, 0.5, 1.0)
 
 
-_HUNGER = torch.tensor(HUNGERS)
+_HUNGER = torch.tensor(HUNGERS).unsqueeze(-1)  # [3, 1]
 
 
 def policy_metrics(policy: nn.Module) -> dict[str, float]:
     """What a policy shows of itself: the bias and P(Norm) of a `BiasPolicy`, nothing of another one."""
     if not isinstance(policy, BiasPolicy):
         return {}
-    bias = policy.bias.detach()
-    not_hungry, half_way, hungry = torch.sigmoid(policy.weight * _HUNGER + bias).tolist()
+    not_hungry, half_way, hungry = torch.sigmoid(policy(_HUNGER).detach()).tolist()
     return {
-        "policy/bias": bias.item(),
+        "policy/bias": policy.bias.item(),
         "policy/p_norm/hunger_0.0": not_hungry,
         "policy/p_norm/hunger_0.5": half_way,
         "policy/p_norm/hunger_1.0": hungry,

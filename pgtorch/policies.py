@@ -103,7 +103,7 @@ class BiasPolicy(Policy):
         Raises:
             ValueError: Where the shapes do not fit.
         """
-        logit = self.forward(observation)
+        logit = self(observation)
         if action.shape != logit.shape:
             raise ValueError(f"action must have shape {list(logit.shape)} like the logits, got {list(action.shape)}")
         target = action.to(logit.dtype)
@@ -122,7 +122,7 @@ class BiasPolicy(Policy):
         Returns:
             int64 [...], 0 or 1.
         """
-        p_squatch = torch.sigmoid(-self.forward(observation))
+        p_squatch = torch.sigmoid(-self(observation))
         return (torch.rand_like(p_squatch) >= p_squatch).long()
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ class Batch:
     action: Tensor  # [B, *action_shape]
     multiplier: Tensor  # [B], of log pi
     target: Tensor | None  # [B], what the value function is to give; None where there is none
-    played: Tensor | None = None  # [B], log pi when they were played; None where the policy has not moved since
+    played: Tensor | None = None  # [B], log pi when they were played; None where there is one step for a rollout
 
 
 class Trainer:
@@ -89,13 +89,16 @@ class Trainer:
 
         Raises:
             GradientMismatchError: Where autograd's gradient is not the manual one.
-            NonFiniteError: Where an observation, a reward or a gradient is no finite number: no step is taken along it.
+            NonFiniteError: Where an observation, a reward or a gradient is no finite number. No step is taken along it;
+                of several steps those before it were.
         """
         batch = self._weigh(self.collector.collect(self.policy))
         self.num_updates += 1
         self.num_env_steps += len(batch.multiplier)
+        logged: dict[str, float] = {}
         for part in self._parts(batch):
-            logged = self._descend(part)
+            before, logged = logged, self._descend(part)
+            logged |= {tag: max(before[tag], logged[tag]) for tag in metrics.DIFFERENCES if tag in before}
         return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
 
     def _descend(self, batch: Batch) -> dict[str, float]:
@@ -211,7 +214,7 @@ class Trainer:
         with torch.no_grad():
             played = self.policy.log_prob(batch.observation, batch.action)
         for _ in range(config.num_epochs):
-            for rows in torch.randperm(len(played)).chunk(config.num_minibatches):
+            for rows in torch.randperm(len(played)).tensor_split(min(config.num_minibatches, len(played))):
                 target = None if batch.target is None else batch.target[rows]
                 yield Batch(batch.observation[rows], batch.action[rows], batch.multiplier[rows], target, played[rows])
 

@@ -50,6 +50,20 @@ def test_a_run_is_loaded_as_it_ended(tmp_path):
     assert abs(run.normalize_observation.moments.mean).max() > 0
 
 
+def test_a_checkpoint_that_is_older_than_a_setting_goes_on_as_before(tmp_path):
+    """Acrobot-v1 has its own number of passes now; a run from before that setting had one."""
+    folder = train(
+        TrainConfig("Acrobot-v1", num_epochs=1, num_minibatches=1, run_dir=tmp_path / "run", **SHORT)
+    ).run_dir
+    content = dict(read_newest(folder)[1])
+    content["config"] = {
+        name: value for name, value in content["config"].items() if name not in ("num_epochs", "num_minibatches")
+    }
+    save_checkpoint(folder, 3, content)
+    config = load_run(folder).config
+    assert (config.num_epochs, config.num_minibatches) == (1, 1)
+
+
 def test_refuses_what_is_no_run(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_run(tmp_path)

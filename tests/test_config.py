@@ -8,6 +8,11 @@ from pgtorch import TrainConfig
 from pgtorch.config import GENERAL, TUNED
 
 
+def test_whole_numbers_become_what_the_setting_is():
+    config = TrainConfig(clip_range=10**30, learning_rate=1)
+    assert (repr(config.clip_range), repr(config.learning_rate)) == ("1e+30", "1.0")
+
+
 def test_defaults_are_the_lesson():
     config = TrainConfig()
     assert (config.optimizer, config.learning_rate, config.num_updates) == ("sgd", 1.0, 2000)
@@ -26,12 +31,8 @@ def test_defaults_are_the_lesson():
         ({"num_envs": 0}, ValueError, "num_envs must be at least 1 .*, got 0"),
         ({"num_steps": -3}, ValueError, "num_steps must be at least 1 .*, got -3"),
         ({"num_epochs": 0}, ValueError, "num_epochs must be at least 1 .*, got 0"),
+        ({"num_epochs": 10**9}, ValueError, "num_epochs must be at least 1 and at most 10000, got 1000000000"),
         ({"num_minibatches": 0}, ValueError, "num_minibatches must be at least 1 .*, got 0"),
-        (
-            {"num_minibatches": 7, "num_envs": 6},
-            ValueError,
-            r"num_minibatches must be at most .*, got 7 of 6 \* 1 rows",
-        ),
         ({"clip_range": 0.0}, ValueError, "clip_range must be a finite number above 0, got 0.0"),
         ({"num_threads": 0}, ValueError, "num_threads must be at least 1 .*, got 0"),
         ({"num_updates": 1.5}, TypeError, "num_updates must be an integer, got 1.5"),

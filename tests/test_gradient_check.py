@@ -104,3 +104,11 @@ def test_a_parameter_without_gradient_counts_as_zero():
     policy.layers[0].bias.grad = None
     with pytest.raises(GradientMismatchError, match=r"gradient of layers\.0\.bias"):
         check_gradient(policy, *batch, step=1)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-40, 1e-44])
+def test_what_underflows_is_no_difference(size):
+    policy, observation, action, multiplier = network()
+    policy.zero_grad()
+    policy_gradient_loss(policy.log_prob(observation, action), size * multiplier).backward()
+    check_gradient(policy, observation, action, size * multiplier, step=1)

@@ -69,6 +69,10 @@ def test_importance_weighted_it_has_the_gradient_of_ppos_objective():
     assert 100 < (found == 0).sum() < 900
 
 
+def test_what_weighs_nothing_weighs_nothing_at_an_infinite_ratio():
+    assert importance_weighted(torch.zeros(1), torch.tensor([100.0]), torch.zeros(1), 0.2).item() == 0
+
+
 def test_no_gradient_reaches_the_weights():
     log_prob = torch.tensor([-1.0], requires_grad=True)
     assert not importance_weighted(torch.ones(1), log_prob, torch.zeros(1), 0.2).requires_grad

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import subprocess
@@ -59,10 +60,10 @@ def test_many_learners_rows_move_the_one_bias(tmp_path):
 
 
 def test_several_passes_are_ppo():
-    """Three passes in four parts each, beside the objective as its paper has it."""
+    """Three passes in five parts each, beside the objective as its paper has it."""
     settings = {"num_envs": 4, "num_steps": 8, "optimizer": "sgd", "learning_rate": 1.0, "value_learning_rate": 1.0}
     own = {"max_gradient_norm": None, "learning_rate_decay": False, "check_gradient": 1}
-    config = TrainConfig("CartPole-v1", num_epochs=3, num_minibatches=4, clip_range=0.1, **settings, **own)
+    config = TrainConfig("CartPole-v1", num_epochs=3, num_minibatches=5, clip_range=0.1, **settings, **own)
     ours = Trainer(config)
     logged = ours.update()  # the gradient of each part is checked
     assert logged["gradient/difference_in_units_of_u_c"] < 32
@@ -73,7 +74,7 @@ def test_several_passes_are_ppo():
     optimizer = torch.optim.SGD([*policy.parameters(), *value_function.parameters()], lr=1.0)
     played, cut_off = policy.log_prob(batch.observation, batch.action).detach(), 0
     for _ in range(3):
-        for rows in torch.randperm(32).chunk(4):
+        for rows in torch.randperm(32).split([7, 7, 6, 6, 6]):
             log_prob = policy.log_prob(batch.observation[rows], batch.action[rows])
             ratio, advantage = (log_prob - played[rows]).exp(), batch.multiplier[rows]
             clipped = ratio.clamp(0.9, 1.1)
@@ -87,6 +88,25 @@ def test_several_passes_are_ppo():
     for one, other in ((ours.policy, policy), (ours.value_function, value_function)):
         for name, parameter in one.named_parameters():
             assert torch.allclose(parameter, other.get_parameter(name), rtol=1e-4, atol=1e-5), name
+
+
+def test_the_largest_difference_of_several_steps_is_kept(monkeypatch):
+    found = itertools.cycle([1.0, 3.0, 2.0])
+    tags = ("gradient/absolute_difference", "gradient/difference_in_units_of_u_c")
+    monkeypatch.setattr("pgtorch.trainer.check_gradient", lambda *_: dict.fromkeys(tags, next(found)))
+    trainer = Trainer(TrainConfig(check_gradient=2, num_epochs=3))
+    assert not set(tags) & trainer.update().keys()
+    logged = trainer.update()
+    assert [logged[tag] for tag in tags] == [3.0, 3.0]
+
+
+def test_no_more_parts_than_rows():
+    trainer = Trainer(TrainConfig(num_envs=3, num_minibatches=8))
+    sizes = []
+    evaluate = trainer.policy.evaluate
+    trainer.policy.evaluate = lambda *batch: (sizes.append(len(batch[0])), evaluate(*batch))[1]
+    trainer.update()
+    assert sizes == [3, 1, 1, 1]  # all of them once, for what they were played with
 
 
 def test_settings_reach_the_environment(tmp_path):
