@@ -128,8 +128,7 @@ class TrainConfig:
     """Parts that each pass is cut into at random, with a gradient step each; at least 1, and no more than rows."""
 
     clip_range: float = 0.2
-    """Where there are several gradient steps a rollout: an action whose probability has changed by more than this share
-    is driven no further; above 0."""
+    """Several steps a rollout drive no action further whose probability has changed by this share; above 0."""
 
     multiplier: MultiplierName = "reward"
     """What multiplies log pi: reward, return, reward-to-go or gae (generalised advantage estimation)."""
