@@ -101,6 +101,51 @@ class Trainer:
             logged |= {tag: max(before[tag], logged[tag]) for tag in metrics.DIFFERENCES if tag in before}
         return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
 
+    def _weigh(self, rollout: Rollout) -> Batch:
+        """The valid rows, with what multiplies the log pi of each."""
+        config, reward, valid = self.config, rollout.reward, rollout.valid
+        ends = rollout.terminated, rollout.truncated
+        if self.value_function is not None:
+            value, next_value = rollout.values(self.value_function)
+        elif config.multiplier == "reward-to-go":
+            next_value = torch.zeros_like(reward)
+        if config.multiplier == "reward":
+            multiplier = target = reward
+        elif config.multiplier == "return":
+            multiplier = target = returns.episode_return(reward, *ends, valid, config.discount)
+        elif config.multiplier == "reward-to-go":
+            multiplier = target = returns.reward_to_go(reward, *ends, next_value, valid, config.discount)
+        else:
+            multiplier = returns.generalized_advantage(
+                reward, value, *ends, next_value, valid, config.discount, config.smoothing
+            )
+            target = multiplier + value
+        if config.baseline == "value" and config.multiplier != "gae":  # which has taken it off already
+            multiplier = multiplier - value
+        if config.baseline == "mean":
+            multiplier = returns.subtract_mean(multiplier, valid)
+        if config.standardise and valid.sum() > 1:  # one row, the rest filler, has no deviation
+            multiplier = returns.standardise(multiplier, valid)
+        return Batch(
+            rollout.rows(rollout.observation),
+            rollout.rows(rollout.action),
+            rollout.rows(multiplier),
+            None if self.value_function is None else rollout.rows(target),
+        )
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The rows of each gradient step: all of them once, or in each of several passes some at random."""
+        config = self.config
+        if config.num_epochs == config.num_minibatches == 1:
+            yield batch
+            return
+        with torch.no_grad():
+            played = self.policy.log_prob(batch.observation, batch.action)
+        for _ in range(config.num_epochs):
+            for rows in torch.randperm(len(played)).tensor_split(min(config.num_minibatches, len(played))):
+                target = None if batch.target is None else batch.target[rows]
+                yield Batch(batch.observation[rows], batch.action[rows], batch.multiplier[rows], target, played[rows])
+
     def _descend(self, batch: Batch) -> dict[str, float]:
         """One gradient step; gives what is to be logged of it."""
         observation, action, multiplier = batch.observation, batch.action, batch.multiplier
@@ -125,10 +170,82 @@ class Trainer:
         self._step(norms)
         return logged
 
+    def _backward(self, policy_loss: Tensor, value_loss: Tensor | None, entropy: Tensor) -> dict[str, Tensor] | None:
+        """Backpropagate the whole loss; gives the policy loss's own gradient where an entropy bonus joins a check."""
+        config, own, loss = self.config, None, policy_loss
+        if value_loss is not None:
+            loss = loss + config.value_coefficient * value_loss
+        if config.entropy_coefficient:
+            loss = loss - config.entropy_coefficient * entropy.mean()
+            if self._check_is_due():
+                names, parameters = zip(*self.policy.named_parameters(), strict=True)
+                gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)
+                own = dict(zip(names, gradients, strict=True))
+        for optimizer in self.optimizers.values():
+            for parameter in optimizer.parameters:
+                parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return own
+
+    def _check_is_due(self) -> bool:
+        every = self.config.check_gradient
+        return every > 0 and self.num_updates % every == 0
+
+    def _gradient_norms(self, loss: Tensor) -> dict[str, float]:
+        """Euclidean norm of the policy's gradient and of the value function's.
+
+        Raises:
+            NonFiniteError: Where one is no finite number: no step may be taken along it.
+        """
+        norms = {}
+        for name, optimizer in self.optimizers.items():
+            gradients = (parameter.grad for parameter in optimizer.parameters if parameter.grad is not None)
+            norms[name] = math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
+            if not math.isfinite(norms[name]):
+                raise NonFiniteError(
+                    f"update {self.num_updates}, step {self.num_env_steps}: the norm of the {name}'s gradient must be "
+                    f"finite, got {norms[name]} at loss {loss.item()}; is learning_rate too high?"
+                )
+        return norms
+
+    def _step(self, norms: Mapping[str, float]) -> None:
+        """Cut each gradient to the limit, and step.
+
+        Each by itself: the value's gradient is often much the longer, and would drown the policy's at random.
+        """
+        config = self.config
+        share = 1 - (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 1.0
+        for name, optimizer in self.optimizers.items():
+            if config.max_gradient_norm is not None and norms[name] > config.max_gradient_norm:
+                for parameter in optimizer.parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(config.max_gradient_norm / norms[name])
+            optimizer.step(share)
+
+    def _episode_metrics(self) -> dict[str, float]:
+        means = self.collector.episodes.take()
+        return (
+            {} if means is None else dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=True))
+        )
+
     def has_reached_target(self) -> bool:
         """Whether the mean return of the last 100 episodes is at the target, if there is one."""
         target, recent = self.config.target_return, self.collector.episodes.recent
         return target is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= target
+
+    def require_finite(self) -> None:
+        """Raise `NonFiniteError` where a parameter or what an optimizer remembers is no finite number."""
+        for name, optimizer in self.optimizers.items():
+            for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
+                if not tensor.isfinite().all():
+                    raise NonFiniteError(
+                        f"update {self.num_updates}, step {self.num_env_steps}: the {name}'s parameters must be "
+                        f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
+                    )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, as plain types and tensors; `environment` where it can be had."""
@@ -190,123 +307,6 @@ class Trainer:
         except ValueError as error:
             raise CheckpointError(f"trainer.environment: {error}") from error
         return ""
-
-    def require_finite(self) -> None:
-        """Raise `NonFiniteError` where a parameter or what an optimizer remembers is no finite number."""
-        for name, optimizer in self.optimizers.items():
-            for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
-                if not tensor.isfinite().all():
-                    raise NonFiniteError(
-                        f"update {self.num_updates}, step {self.num_env_steps}: the {name}'s parameters must be "
-                        f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
-                    )
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
-
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
-        """The rows of each gradient step: all of them once, or in each of several passes some at random."""
-        config = self.config
-        if config.num_epochs == config.num_minibatches == 1:
-            yield batch
-            return
-        with torch.no_grad():
-            played = self.policy.log_prob(batch.observation, batch.action)
-        for _ in range(config.num_epochs):
-            for rows in torch.randperm(len(played)).tensor_split(min(config.num_minibatches, len(played))):
-                target = None if batch.target is None else batch.target[rows]
-                yield Batch(batch.observation[rows], batch.action[rows], batch.multiplier[rows], target, played[rows])
-
-    def _weigh(self, rollout: Rollout) -> Batch:
-        """The valid rows, with what multiplies the log pi of each."""
-        config, reward, valid = self.config, rollout.reward, rollout.valid
-        ends = rollout.terminated, rollout.truncated
-        if self.value_function is not None:
-            value, next_value = rollout.values(self.value_function)
-        elif config.multiplier == "reward-to-go":
-            next_value = torch.zeros_like(reward)
-        if config.multiplier == "reward":
-            multiplier = target = reward
-        elif config.multiplier == "return":
-            multiplier = target = returns.episode_return(reward, *ends, valid, config.discount)
-        elif config.multiplier == "reward-to-go":
-            multiplier = target = returns.reward_to_go(reward, *ends, next_value, valid, config.discount)
-        else:
-            multiplier = returns.generalized_advantage(
-                reward, value, *ends, next_value, valid, config.discount, config.smoothing
-            )
-            target = multiplier + value
-        if config.baseline == "value" and config.multiplier != "gae":  # which has taken it off already
-            multiplier = multiplier - value
-        if config.baseline == "mean":
-            multiplier = returns.subtract_mean(multiplier, valid)
-        if config.standardise and valid.sum() > 1:  # one row, the rest filler, has no deviation
-            multiplier = returns.standardise(multiplier, valid)
-        return Batch(
-            rollout.rows(rollout.observation),
-            rollout.rows(rollout.action),
-            rollout.rows(multiplier),
-            None if self.value_function is None else rollout.rows(target),
-        )
-
-    def _check_is_due(self) -> bool:
-        every = self.config.check_gradient
-        return every > 0 and self.num_updates % every == 0
-
-    def _backward(self, policy_loss: Tensor, value_loss: Tensor | None, entropy: Tensor) -> dict[str, Tensor] | None:
-        """Backpropagate the whole loss; gives the policy loss's own gradient where an entropy bonus joins a check."""
-        config, own, loss = self.config, None, policy_loss
-        if value_loss is not None:
-            loss = loss + config.value_coefficient * value_loss
-        if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * entropy.mean()
-            if self._check_is_due():
-                names, parameters = zip(*self.policy.named_parameters(), strict=True)
-                gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)
-                own = dict(zip(names, gradients, strict=True))
-        for optimizer in self.optimizers.values():
-            for parameter in optimizer.parameters:
-                parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        return own
-
-    def _gradient_norms(self, loss: Tensor) -> dict[str, float]:
-        """Euclidean norm of the policy's gradient and of the value function's.
-
-        Raises:
-            NonFiniteError: Where one is no finite number: no step may be taken along it.
-        """
-        norms = {}
-        for name, optimizer in self.optimizers.items():
-            gradients = (parameter.grad for parameter in optimizer.parameters if parameter.grad is not None)
-            norms[name] = math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
-            if not math.isfinite(norms[name]):
-                raise NonFiniteError(
-                    f"update {self.num_updates}, step {self.num_env_steps}: the norm of the {name}'s gradient must be "
-                    f"finite, got {norms[name]} at loss {loss.item()}; is learning_rate too high?"
-                )
-        return norms
-
-    def _step(self, norms: Mapping[str, float]) -> None:
-        """Cut each gradient to the limit, and step.
-
-        Each by itself: the value's gradient is often much the longer, and would drown the policy's at random.
-        """
-        config = self.config
-        share = 1 - (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 1.0
-        for name, optimizer in self.optimizers.items():
-            if config.max_gradient_norm is not None and norms[name] > config.max_gradient_norm:
-                for parameter in optimizer.parameters:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(config.max_gradient_norm / norms[name])
-            optimizer.step(share)
-
-    def _episode_metrics(self) -> dict[str, float]:
-        means = self.collector.episodes.take()
-        return (
-            {} if means is None else dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=True))
-        )
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
