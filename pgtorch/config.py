@@ -55,10 +55,10 @@ TUNED: dict[str, dict[str, Any]] = {
     },
     "Pendulum-v1": {
         "hidden_sizes": (32, 32),
-        "num_envs": 8,
-        "num_updates": 3906,
+        "learning_rate": 2e-3,
+        "num_envs": 4,
+        "num_updates": 7812,
         "discount": 0.97,
-        "smoothing": 0.9,
         "normalise_observations": False,
     },
     "FrozenLake-v1": {"normalise_observations": False, "entropy_coefficient": 0.01},

@@ -41,11 +41,6 @@ def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool
 
     Whether the numbers of a `Box` are within its bounds is `ObservationBounds`' affair.
     """
-    if isinstance(space, spaces.Dict):
-        return isinstance(value, dict) and all(key in value and fits(space[key], value[key], batch) for key in space)
-    if isinstance(space, spaces.Tuple):
-        parts = list(zip(space, value, strict=False)) if isinstance(value, tuple | list) else []
-        return len(parts) == len(space) == len(value) and all(fits(part, item, batch) for part, item in parts)
     if isinstance(space, spaces.Box):
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         return (
@@ -53,6 +48,11 @@ def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool
             and isinstance(dtype, np.dtype)
             and np.can_cast(dtype, space.dtype, "same_kind")
         )
+    if isinstance(space, spaces.Dict):
+        return isinstance(value, dict) and all(key in value and fits(space[key], value[key], batch) for key in space)
+    if isinstance(space, spaces.Tuple):
+        parts = list(zip(space, value, strict=False)) if isinstance(value, tuple | list) else []
+        return len(parts) == len(space) == len(value) and all(fits(part, item, batch) for part, item in parts)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         number = np.asarray(value)
         if number.shape != (*batch, *(space.shape or ())) or number.dtype.kind not in "iub":

@@ -82,7 +82,7 @@ class BiasPolicy(Policy):
         Raises:
             ValueError: Where the last dimension is not 1.
         """
-        if observation.ndim == 0 or observation.shape[-1] != 1:
+        if observation.shape[-1:] != (1,):
             raise ValueError(f"observation must have shape [..., 1] (hunger), got {list(observation.shape)}")
         return self.weight * observation.squeeze(-1) + self.bias
 

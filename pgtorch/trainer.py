@@ -95,10 +95,10 @@ class Trainer:
         batch = self._weigh(self.collector.collect(self.policy))
         self.num_updates += 1
         self.num_env_steps += len(batch.multiplier)
-        logged: dict[str, float] = {}
-        for part in self._parts(batch):
-            before, logged = logged, self._descend(part)
-            logged |= {tag: max(before[tag], logged[tag]) for tag in metrics.DIFFERENCES if tag in before}
+        steps = [self._descend(part) for part in self._parts(batch)]
+        logged = steps[-1]
+        if len(steps) > 1:
+            logged |= {tag: max(step[tag] for step in steps) for tag in metrics.DIFFERENCES if tag in logged}
         return metrics.policy_metrics(self.policy) | logged | self._episode_metrics()
 
     def _weigh(self, rollout: Rollout) -> Batch:
@@ -150,6 +150,9 @@ class Trainer:
         """One gradient step; gives what is to be logged of it."""
         observation, action, multiplier = batch.observation, batch.action, batch.multiplier
         log_prob, entropy = self.policy.evaluate(observation, action)  # [B], [B]
+        logged = {"policy/entropy": entropy.sum().item() / len(entropy)}
+        bonus = entropy.mean() if self.config.entropy_coefficient else None
+        del entropy  # and where there is no bonus its graph with it, which is memory
         if batch.played is not None:
             multiplier = importance_weighted(multiplier, log_prob, batch.played, self.config.clip_range)
         policy_loss = policy_gradient_loss(log_prob, multiplier)
@@ -158,25 +161,26 @@ class Trainer:
             assert batch.target is not None
             value_loss = functional.mse_loss(self.value_function(observation), batch.target)
 
-        gradient = self._backward(policy_loss, value_loss, entropy)
+        gradient = self._backward(policy_loss, value_loss, bonus)
         norms = self._gradient_norms(policy_loss)
-        logged = {"policy/entropy": entropy.sum().item() / len(entropy), "gradient/norm": norms["policy"]}
-        logged["loss/policy_gradient"] = policy_loss.item()
+        logged |= {"gradient/norm": norms["policy"], "loss/policy_gradient": policy_loss.item()}
         if value_loss is not None:
             logged["loss/value"] = value_loss.item()
-        del log_prob, entropy, policy_loss  # and the graph with them: the check needs as much memory again
+        del log_prob, bonus, policy_loss  # and the graph with them: the check needs as much memory again
         if self._check_is_due():
             logged |= check_gradient(self.policy, observation, action, multiplier, self.num_env_steps, gradient)
         self._step(norms)
         return logged
 
-    def _backward(self, policy_loss: Tensor, value_loss: Tensor | None, entropy: Tensor) -> dict[str, Tensor] | None:
+    def _backward(
+        self, policy_loss: Tensor, value_loss: Tensor | None, bonus: Tensor | None
+    ) -> dict[str, Tensor] | None:
         """Backpropagate the whole loss; gives the policy loss's own gradient where an entropy bonus joins a check."""
         config, own, loss = self.config, None, policy_loss
         if value_loss is not None:
             loss = loss + config.value_coefficient * value_loss
-        if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * entropy.mean()
+        if bonus is not None:
+            loss = loss - config.entropy_coefficient * bonus
             if self._check_is_due():
                 names, parameters = zip(*self.policy.named_parameters(), strict=True)
                 gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)
