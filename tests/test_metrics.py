@@ -110,3 +110,12 @@ def test_summary_is_of_the_last_line_and_of_the_last_half():
 def test_another_policy_shows_no_bias():
     assert policy_metrics(torch.nn.Linear(1, 1)) == {}
     assert policy_metrics(BiasPolicy(bias=-3.0))["policy/bias"] == -3.0
+
+
+def test_p_norm_is_the_policys_own():
+    class Bolder(BiasPolicy):
+        def forward(self, observation):
+            return 2 * super().forward(observation)
+
+    p_norm = policy_metrics(Bolder(bias=-9.0))["policy/p_norm/hunger_0.5"]
+    assert p_norm == pytest.approx(1 / (1 + math.exp(-2)))
