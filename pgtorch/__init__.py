@@ -1,8 +1,8 @@
 """pgtorch: policy gradients that you can read, check and trust."""
 
-from pgtorch.checkpoint import CheckpointError
+from pgtorch.record.checkpoint import CheckpointError
 from pgtorch.config import TrainConfig
-from pgtorch.contract import ContractError, NonFiniteError
+from pgtorch.environment.checks import ContractError, NonFiniteError
 from pgtorch.gradient_check import GradientMismatchError
 from pgtorch.losses import policy_gradient_loss
 from pgtorch.manual_gradient import manual_gradient

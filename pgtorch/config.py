@@ -34,10 +34,10 @@ GENERAL: dict[str, Any] = {
     "multiplier": "gae",
     "baseline": "value",
     "discount": 0.99,
-    "standardise": True,
+    "standardize": True,
     "max_gradient_norm": 0.5,
-    "normalise_observations": True,
-    "normalise_rewards": True,
+    "normalize_observations": True,
+    "normalize_rewards": True,
     "check_gradient": 20,
     "checkpoint_every": 100,
 }
@@ -59,9 +59,9 @@ TUNED: dict[str, dict[str, Any]] = {
         "num_envs": 4,
         "num_updates": 7812,
         "discount": 0.97,
-        "normalise_observations": False,
+        "normalize_observations": False,
     },
-    "FrozenLake-v1": {"normalise_observations": False, "entropy_coefficient": 0.01},
+    "FrozenLake-v1": {"normalize_observations": False, "entropy_coefficient": 0.01},
 }
 
 
@@ -131,7 +131,7 @@ class TrainConfig:
     """Several steps a rollout drive no action further whose probability has changed by this share; above 0."""
 
     multiplier: MultiplierName = "reward"
-    """What multiplies log pi: reward, return, reward-to-go or gae (generalised advantage estimation)."""
+    """What multiplies log pi: reward, return, reward-to-go or gae (generalized advantage estimation)."""
 
     baseline: BaselineName = "none"
     """What is taken off the multiplier: none, the batch's mean, or a learned value (gae always takes the value)."""
@@ -139,10 +139,10 @@ class TrainConfig:
     discount: float = 1.0
     """How much a reward counts a step later, gamma in [0, 1]."""
 
-    smoothing: float = 0.95
+    gae_lambda: float = 0.95
     """Lambda of gae, in [0, 1]: the lower, the more the learned values are trusted; 1 is unbiased."""
 
-    standardise: bool = False
+    standardize: bool = False
     """Divide multipliers by their standard deviation and take off their mean, batch by batch."""
 
     entropy_coefficient: float = 0.0
@@ -154,10 +154,10 @@ class TrainConfig:
     max_gradient_norm: float | None = None
     """Shorten the gradients of policy and value function, each by itself, to this norm, above 0; none leaves them."""
 
-    normalise_observations: bool = False
+    normalize_observations: bool = False
     """Bring observations to mean 0 and deviation 1, by running statistics."""
 
-    normalise_rewards: bool = False
+    normalize_rewards: bool = False
     """Bring discounted returns to deviation 1, by running statistics; logged returns stay the environment's."""
 
     vectorization: VectorizationName = "native"
@@ -201,13 +201,13 @@ class TrainConfig:
         for setting in fields(self):
             if setting.type == "bool":
                 _require_type(setting.name, getattr(self, setting.name), bool)
-        if self.standardise and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
-            raise ValueError("standardise needs num_envs * num_steps of at least 2: one number has no deviation")
+        if self.standardize and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
+            raise ValueError("standardize needs num_envs * num_steps of at least 2: one number has no deviation")
         _require_type("env_id", self.env_id, str)
         _require_type("env_kwargs", self.env_kwargs, dict)
         _require_json("env_kwargs", self.env_kwargs)
         _require_number("learning_rate", self.learning_rate, above=0)
-        for name in ("discount", "smoothing"):
+        for name in ("discount", "gae_lambda"):
             _require_number(name, getattr(self, name), low=0, high=1)
         for name in ("entropy_coefficient", "value_coefficient"):
             _require_number(name, getattr(self, name), low=0)

@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli
 from torch.nn import functional
 
 from pgtorch.distributions import ActionDistribution, Categorical, DiagonalNormal, MultiBernoulli, MultiCategorical
-from pgtorch.spaces import SUPPORTED
+from pgtorch.environment.spaces import SUPPORTED
 
 
 class Policy(nn.Module):

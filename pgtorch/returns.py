@@ -114,9 +114,9 @@ def generalized_advantage(
     next_value: Tensor,
     valid: Tensor,
     discount: float,
-    smoothing: float,
+    gae_lambda: float,
 ) -> Tensor:
-    """Generalised advantage estimation: reward-to-go minus value, with a tunable trust in the values.
+    """Generalized advantage estimation: reward-to-go minus value, with a tunable trust in the values.
 
         delta_t = r_t + gamma * next_value_t - value_t    (next_value_t counts 0 after a termination)
         A_t = delta_t + gamma * lambda * A_t+1            (0 after the end of an episode)
@@ -124,21 +124,21 @@ def generalized_advantage(
     With lambda = 1 it is `reward_to_go` minus `value`: as unbiased as that. With lambda < 1 it is biased by as much as
     the values are wrong, for less variance.
 
-    `value` is the value of the observation that the action was chosen at, [T, N]; `smoothing` is lambda, in [0, 1].
+    `value` is the value of the observation that the action was chosen at, [T, N]; `gae_lambda` is lambda, in [0, 1].
 
     Returns:
         Advantages, [T, N].
 
     Raises:
-        ValueError: Where shapes differ, or discount or smoothing is outside [0, 1].
+        ValueError: Where shapes differ, or discount or gae_lambda is outside [0, 1].
 
     Source: Schulman et al. (2016), equation 16.
     """
     _check(discount, reward, value, terminated, truncated, next_value, valid)
-    _check(smoothing)
+    _check(gae_lambda)
     ended = terminated | truncated
     delta = reward.double() + discount * torch.where(terminated, 0.0, next_value.double()) - value.double()
-    keep = (~ended).double() * (discount * smoothing)
+    keep = (~ended).double() * (discount * gae_lambda)
     advantage, result = torch.zeros_like(delta[0]), torch.zeros_like(delta)
     for t in reversed(range(len(reward))):
         advantage = torch.where(valid[t], delta[t] + keep[t] * advantage, advantage)
@@ -166,7 +166,7 @@ def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, multiplier - mean, 0.0).to(multiplier.dtype)
 
 
-def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
+def standardize(advantage: Tensor, valid: Tensor) -> Tensor:
     """Advantages minus their mean, over their standard deviation, both over the valid rows.
 
     Biased: the direction keeps but for the share of `subtract_mean`, the length becomes that of the batch's noise.
@@ -180,18 +180,18 @@ def standardise(advantage: Tensor, valid: Tensor) -> Tensor:
     _check(0.0, advantage, valid)
     kept = advantage[valid].double()
     if kept.numel() < 2:  # noqa: PLR2004
-        raise ValueError(f"standardise needs at least two valid rows, got {kept.numel()}")
-    centred = (advantage - kept.mean()) * valid
+        raise ValueError(f"standardize needs at least two valid rows, got {kept.numel()}")
+    centered = (advantage - kept.mean()) * valid
     deviation = kept.std()
     if deviation <= torch.finfo(advantage.dtype).eps * kept.abs().max():  # equal but for rounding
         return torch.zeros_like(advantage)
-    return (centred / deviation).to(advantage.dtype)
+    return (centered / deviation).to(advantage.dtype)
 
 
 def _check(share: float, *tensors: Tensor) -> None:
-    """A discount or smoothing within [0, 1], and tensors of one shape [T, N] with T of at least 1."""
+    """A discount or gae_lambda within [0, 1], and tensors of one shape [T, N] with T of at least 1."""
     if not 0 <= share <= 1:
-        raise ValueError(f"discount and smoothing must be in [0, 1], got {share}")
+        raise ValueError(f"discount and gae_lambda must be in [0, 1], got {share}")
     if any(tensor.dtype in (torch.int32, torch.int64) for tensor in tensors):
         raise ValueError("rewards and values must be floating, got integers: sums of them would be cut off")
     shapes = {tuple(tensor.shape) for tensor in tensors}

@@ -18,10 +18,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgtorch.contract import ObservationBounds, require_batch, require_fields, require_finite
-from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
+from pgtorch.environment.checks import ObservationBounds, require_batch, require_fields, require_finite
+from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
-from pgtorch.spaces import clipper, flattener
+from pgtorch.environment.spaces import clipper, flattener
 
 
 @dataclass

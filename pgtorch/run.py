@@ -10,11 +10,11 @@ from typing import Any
 
 import gymnasium as gym
 
-from pgtorch import metrics, pictures
-from pgtorch.checkpoint import CheckpointError, checkpoints, read_config, read_newest, save_checkpoint
+from pgtorch.record import metrics, pictures
+from pgtorch.record.checkpoint import CheckpointError, checkpoints, read_config, read_newest, save_checkpoint
 from pgtorch.config import TrainConfig
 from pgtorch.policies import Policy
-from pgtorch.run_folder import create_run_folder, note_resumption
+from pgtorch.record.folder import create_run_folder, note_resumption
 from pgtorch.trainer import Trainer
 
 
@@ -30,7 +30,7 @@ class TrainResult:
     run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures
     num_updates: int
     num_env_steps: int
-    summary: dict[str, float]  # `metrics.summarise`, and the mean return of the last 100 episodes: `recent_return`
+    summary: dict[str, float]  # `metrics.summarize`, and the mean return of the last 100 episodes: `recent_return`
 
 
 Callback = Callable[[int, Mapping[str, float]], None]
@@ -155,7 +155,7 @@ def _run(
         for tag, picture in pictures.draw(folder, lines, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
     recent = trainer.collector.episodes.recent
-    summary = metrics.summarise(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})
+    summary = metrics.summarize(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})
     return TrainResult(trainer.policy, folder, trainer.num_updates, trainer.num_env_steps, summary)
 
 

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pgtorch import metrics, returns
-from pgtorch.checkpoint import CheckpointError, require_like
+from pgtorch import returns
+from pgtorch.record import metrics
+from pgtorch.record.checkpoint import CheckpointError, require_like
 from pgtorch.config import TrainConfig
-from pgtorch.contract import NonFiniteError
-from pgtorch.environment_state import MissingObjectError, UnknownStateError, put_state, take_state, why_unknown
+from pgtorch.environment.checks import NonFiniteError
+from pgtorch.environment.state import MissingObjectError, UnknownStateError, put_state, take_state, why_unknown
 from pgtorch.gradient_check import check_gradient
 from pgtorch.losses import importance_weighted, policy_gradient_loss
-from pgtorch.making import make_env, make_policy, require_fit
+from pgtorch.environment.build import make_env, make_policy, require_fit
 from pgtorch.manual_gradient import has_derivation
-from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
+from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.optimizers import OPTIMIZERS
 from pgtorch.policies import Policy, ValueFunction
 from pgtorch.rollout import Rollout, RolloutCollector
@@ -75,8 +76,8 @@ class Trainer:
             self.env,
             config.num_steps,
             config.seed,
-            ObservationNormalizer(gym.spaces.flatdim(space)) if config.normalise_observations else None,
-            RewardNormalizer(config.num_envs, config.discount) if config.normalise_rewards else None,
+            ObservationNormalizer(gym.spaces.flatdim(space)) if config.normalize_observations else None,
+            RewardNormalizer(config.num_envs, config.discount) if config.normalize_rewards else None,
         )
         self.num_updates = 0
         self.num_env_steps = 0
@@ -117,15 +118,15 @@ class Trainer:
             multiplier = target = returns.reward_to_go(reward, *ends, next_value, valid, config.discount)
         else:
             multiplier = returns.generalized_advantage(
-                reward, value, *ends, next_value, valid, config.discount, config.smoothing
+                reward, value, *ends, next_value, valid, config.discount, config.gae_lambda
             )
             target = multiplier + value
         if config.baseline == "value" and config.multiplier != "gae":  # which has taken it off already
             multiplier = multiplier - value
         if config.baseline == "mean":
             multiplier = returns.subtract_mean(multiplier, valid)
-        if config.standardise and valid.sum() > 1:  # one row, the rest filler, has no deviation
-            multiplier = returns.standardise(multiplier, valid)
+        if config.standardize and valid.sum() > 1:  # one row, the rest filler, has no deviation
+            multiplier = returns.standardize(multiplier, valid)
         return Batch(
             rollout.rows(rollout.observation),
             rollout.rows(rollout.action),

@@ -19,9 +19,9 @@ from pgtorch import (
 )
 from pgtorch import returns as ret
 from pgtorch.distributions import Categorical, DiagonalNormal, MultiBernoulli, MultiCategorical
-from pgtorch.exact import (
+from pgtorch.lesson.model import RestaurantModel
+from pgtorch.proof.exact import (
     FiniteMDP,
-    RestaurantModel,
     enumerate_trajectories,
     expected_gradient,
     sample_trajectories,
@@ -92,10 +92,10 @@ def test_R_gae_float64():
     assert ret.generalized_advantage(r, z, no, no, z, ~no, 0.9999, 1.0)[0].item() == pytest.approx(exact, rel=1e-7)
 
 
-def test_R_standardise_small():
-    one = ret.standardise(f64(1, 2, 4).reshape(1, 3), torch.ones(1, 3).bool())
+def test_R_standardize_small():
+    one = ret.standardize(f64(1, 2, 4).reshape(1, 3), torch.ones(1, 3).bool())
     torch.testing.assert_close(
-        ret.standardise(1e-8 * f64(1, 2, 4).reshape(1, 3), torch.ones(1, 3).bool()), one, rtol=1e-12, atol=0
+        ret.standardize(1e-8 * f64(1, 2, 4).reshape(1, 3), torch.ones(1, 3).bool()), one, rtol=1e-12, atol=0
     )
 
 
@@ -361,10 +361,10 @@ def test_T_metrics():
             learning_rate=1e-9,
             multiplier="reward",
             baseline="none",
-            standardise=False,
+            standardize=False,
             max_gradient_norm=None,
-            normalise_observations=False,
-            normalise_rewards=False,
+            normalize_observations=False,
+            normalize_rewards=False,
         ),
         p,
     )

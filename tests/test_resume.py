@@ -18,9 +18,9 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from pgtorch import BiasPolicy, CheckpointError, ContractError, NonFiniteError, SetupError, TrainConfig, resume, train
-from pgtorch.checkpoint import checkpoints, read_checkpoint, read_newest, save_checkpoint
-from pgtorch.evaluation import play_episodes
-from pgtorch.metrics import read_metrics
+from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest, save_checkpoint
+from pgtorch.record.evaluation import play_episodes
+from pgtorch.record.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's reader
 
@@ -34,7 +34,7 @@ CASES = {
     "disabled": (LESSON, {"num_envs": 3, "num_updates": 20, "env_kwargs": {"autoreset_mode": "Disabled"}}),
     "cart": ("CartPole-v1", SMALL),
     "carts one by one": ("CartPole-v1", {**SMALL, "vectorization": "sync"}),
-    "cart, plain": ("CartPole-v1", {**SMALL, "normalise_observations": False, "normalise_rewards": False}),
+    "cart, plain": ("CartPole-v1", {**SMALL, "normalize_observations": False, "normalize_rewards": False}),
     "pendulum": ("Pendulum-v1", SMALL),
     "several passes": ("Acrobot-v1", {**SMALL, "num_epochs": 3, "num_minibatches": 4}),
     "lake": ("FrozenLake-v1", SMALL),
@@ -117,12 +117,12 @@ def straight(tmp_path_factory):
 
 KILL = """
 import os, signal, sys
-import pgtorch.metrics
+import pgtorch.record.metrics
 from pgtorch import TrainConfig, train
 from pathlib import Path
 import json
 
-pgtorch.metrics.FLUSH_SECONDS = -1.0  # every update reaches the files at once
+pgtorch.record.metrics.FLUSH_SECONDS = -1.0  # every update reaches the files at once
 last = int(sys.argv[1])
 
 def kill(update, logged):

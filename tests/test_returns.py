@@ -8,7 +8,7 @@ from pgtorch.returns import (
     episode_return,
     generalized_advantage,
     reward_to_go,
-    standardise,
+    standardize,
     subtract_mean,
 )
 
@@ -50,7 +50,7 @@ def test_reward_to_go_passes_filler_by():
     reward = column(1.0, 2.0, 1000.0, 8.0)
     result = reward_to_go(reward, SECOND, NO, NEXT_VALUE, valid, discount=0.5)
     assert result.squeeze(1).tolist() == [2.0, 2.0, 0.0, 48.0]
-    advantage = generalized_advantage(reward, VALUE, SECOND, NO, NEXT_VALUE, valid, discount=0.5, smoothing=1.0)
+    advantage = generalized_advantage(reward, VALUE, SECOND, NO, NEXT_VALUE, valid, discount=0.5, gae_lambda=1.0)
     assert advantage.squeeze(1).tolist() == [2.0 - 3.0 + 0.5 * (10.0 - 5.0), 2.0 - 5.0, 0.0, 48.0 - 9.0]
 
 
@@ -74,13 +74,13 @@ def test_discount_weight_starts_anew_with_each_episode():
 
 def test_generalized_advantage():
     """delta = r + next_value/2 - value = 3, 7, 17, 39; each adds a quarter of the next one's advantage."""
-    result = generalized_advantage(REWARD, VALUE, NO, NO, NEXT_VALUE, YES, discount=0.5, smoothing=0.5)
+    result = generalized_advantage(REWARD, VALUE, NO, NO, NEXT_VALUE, YES, discount=0.5, gae_lambda=0.5)
     assert result.squeeze(1).tolist() == [3 + (7 + (17 + 39 / 4) / 4) / 4, 7 + (17 + 39 / 4) / 4, 17 + 39 / 4, 39.0]
-    terminated = generalized_advantage(REWARD, VALUE, SECOND, NO, NEXT_VALUE, YES, discount=0.5, smoothing=0.5)
+    terminated = generalized_advantage(REWARD, VALUE, SECOND, NO, NEXT_VALUE, YES, discount=0.5, gae_lambda=0.5)
     assert terminated.squeeze(1).tolist() == [3 - 3 / 4, -3.0, 17 + 39 / 4, 39.0]  # delta 1 is 2 - 5
-    truncated = generalized_advantage(REWARD, VALUE, NO, SECOND, NEXT_VALUE, YES, discount=0.5, smoothing=0.5)
+    truncated = generalized_advantage(REWARD, VALUE, NO, SECOND, NEXT_VALUE, YES, discount=0.5, gae_lambda=0.5)
     assert truncated.squeeze(1).tolist() == [3 + 7 / 4, 7.0, 17 + 39 / 4, 39.0]
-    both = generalized_advantage(REWARD, VALUE, SECOND, SECOND, NEXT_VALUE, YES, discount=0.5, smoothing=0.5)
+    both = generalized_advantage(REWARD, VALUE, SECOND, SECOND, NEXT_VALUE, YES, discount=0.5, gae_lambda=0.5)
     assert torch.equal(both, terminated)
 
 
@@ -92,7 +92,7 @@ def test_generalized_advantage_with_full_smoothing_is_reward_to_go_minus_value()
     next_value = torch.where(truncated, torch.randn(20, 7).double(), following)
     valid = torch.ones(20, 7, dtype=torch.bool)
     arguments = terminated, truncated, next_value, valid, 0.97
-    advantage = generalized_advantage(reward, value, *arguments, smoothing=1.0)
+    advantage = generalized_advantage(reward, value, *arguments, gae_lambda=1.0)
     torch.testing.assert_close(advantage, reward_to_go(reward, *arguments) - value, rtol=1e-12, atol=1e-12)
 
 
@@ -120,8 +120,8 @@ def test_subtract_mean_takes_valid_rows_only():
     assert result.squeeze(1).tolist() == [-2.0, -1.0, 0.0, 3.0]
 
 
-def test_standardise():
-    result = standardise(column(1.0, 2.0, 1000.0, 6.0), flags(1, 1, 0, 1)).squeeze(1)
+def test_standardize():
+    result = standardize(column(1.0, 2.0, 1000.0, 6.0), flags(1, 1, 0, 1)).squeeze(1)
     assert result[2].item() == 0.0
     kept = result[[0, 1, 3]]
     assert kept.mean().item() == pytest.approx(0.0, abs=1e-15)
@@ -130,20 +130,20 @@ def test_standardise():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e8, -1e-8])
-def test_standardising_equal_numbers_gives_zeros(value):
-    assert standardise(torch.full((5, 3), value), torch.ones(5, 3, dtype=torch.bool)).eq(0).all()
+def test_standardizing_equal_numbers_gives_zeros(value):
+    assert standardize(torch.full((5, 3), value), torch.ones(5, 3, dtype=torch.bool)).eq(0).all()
 
 
 @pytest.mark.parametrize("scale", [1e8, 1e-8])
-def test_standardise_does_not_mind_the_scale(scale):
+def test_standardize_does_not_mind_the_scale(scale):
     advantage, valid = torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3, dtype=torch.bool)
-    torch.testing.assert_close(standardise(scale * advantage, valid), standardise(advantage, valid))
+    torch.testing.assert_close(standardize(scale * advantage, valid), standardize(advantage, valid))
 
 
 @pytest.mark.parametrize("valid", [flags(0, 0, 0, 0), flags(0, 1, 0, 0)])
-def test_standardise_needs_two(valid):
+def test_standardize_needs_two(valid):
     with pytest.raises(ValueError, match=r"at least two valid rows, got [01]"):
-        standardise(REWARD, valid)
+        standardize(REWARD, valid)
 
 
 @pytest.mark.parametrize("discount", [-0.1, 1.1, float("nan")])
@@ -151,7 +151,7 @@ def test_refuses_a_discount_out_of_range(discount):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], got"):
         reward_to_go(REWARD, NO, NO, NEXT_VALUE, YES, discount)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], got"):
-        generalized_advantage(REWARD, VALUE, NO, NO, NEXT_VALUE, YES, 0.5, smoothing=discount)
+        generalized_advantage(REWARD, VALUE, NO, NO, NEXT_VALUE, YES, 0.5, gae_lambda=discount)
 
 
 def test_refuses_shapes_that_differ():
@@ -159,4 +159,4 @@ def test_refuses_shapes_that_differ():
         with pytest.raises(ValueError, match=r"all tensors must have one shape \[T, N\], got"):
             reward_to_go(REWARD, NO, NO, torch.zeros(shape).double(), YES, 0.5)
         with pytest.raises(ValueError, match=r"all tensors must have one shape"):
-            standardise(REWARD, torch.ones(shape, dtype=torch.bool))
+            standardize(REWARD, torch.ones(shape, dtype=torch.bool))

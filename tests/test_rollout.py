@@ -4,11 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from counting_env import CountingEnv
+from support import CountingEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgtorch import BiasPolicy, MLPPolicy, Rollout, RolloutCollector
-from pgtorch.normalization import ObservationNormalizer, RewardNormalizer
+from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.policies import Policy
 from pgtorch.rollout import EpisodeStatistics
 
@@ -221,7 +221,7 @@ def test_spaces_of_every_kind(mode, action_space):
     assert np.array_equal(taken, stored)
 
 
-def test_rewards_and_observations_are_normalised_but_statistics_are_not():
+def test_rewards_and_observations_are_normalized_but_statistics_are_not():
     env = counting(AutoresetMode.NEXT_STEP, 3)
     normalizers = ObservationNormalizer(3), RewardNormalizer(3, 0.9)
     collector = RolloutCollector(env, 50, 0, *normalizers)

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 import pgtorch.gradient_check
 from pgtorch import BiasPolicy, GradientMismatchError, MLPPolicy, SetupError, TrainConfig, Trainer, train
-from pgtorch.metrics import read_metrics
+from pgtorch.record.metrics import read_metrics
 
 SHORT = {"num_updates": 40, "pictures": False}
 

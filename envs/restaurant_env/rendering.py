@@ -116,22 +116,22 @@ def _draw_order(picture: Picture, visit: Visit) -> None:
     _write(picture, reward, 388, 272, size, GOOD if visit.reward > 0 else BAD)
 
 
-def _blend(colour: Colour, other: Colour, share: float) -> Colour:
-    mixed = [round((1 - share) * a + share * b) for a, b in zip(colour, other, strict=True)]
+def _blend(color: Colour, other: Colour, share: float) -> Colour:
+    mixed = [round((1 - share) * a + share * b) for a, b in zip(color, other, strict=True)]
     return mixed[0], mixed[1], mixed[2]
 
 
-def _fill(picture: Picture, left: int, top: int, right: int, bottom: int, colour: Colour) -> None:
-    picture[max(top, 0) : bottom, max(left, 0) : right] = colour
+def _fill(picture: Picture, left: int, top: int, right: int, bottom: int, color: Colour) -> None:
+    picture[max(top, 0) : bottom, max(left, 0) : right] = color
 
 
-def _write(picture: Picture, text: str, centre: int, top: int, size: int, colour: Colour = INK) -> None:
-    """Write `text` centred on a column; `size` is the edge of a font pixel."""
+def _write(picture: Picture, text: str, centre: int, top: int, size: int, color: Colour = INK) -> None:
+    """Write `text` centered on a column; `size` is the edge of a font pixel."""
     mask = np.concatenate([_glyph(character) for character in text], axis=1)  # [7, 6 * len(text)]
     mask = mask.repeat(size, axis=0).repeat(size, axis=1)
     left = max(centre - (mask.shape[1] - size) // 2, 0)
     mask = mask[:, : WIDTH - left]
-    picture[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = colour
+    picture[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = color
 
 
 def _glyph(character: str) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ import pytest
 
 from pgtorch import TrainConfig, train
 from pgtorch.config import settings_for
-from pgtorch.metrics import read_metrics
+from pgtorch.record.metrics import read_metrics
 
 
 def test_cartpole_is_solved(tmp_path):

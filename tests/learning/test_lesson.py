@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pgtorch import BiasPolicy, TrainConfig, manual_gradient, policy_gradient_loss, train
-from pgtorch.metrics import read_metrics
+from pgtorch.record.metrics import read_metrics
 
 
 def visit(policy, hunger, action, reward):

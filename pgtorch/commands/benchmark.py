@@ -1,0 +1,340 @@
+"""Measure speeds side by side in one run, one torch thread: ours beside what people would pick instead.
+
+Times on a shared machine drift: read the ratios. Stable-Baselines3 is measured where it is installed.
+"""
+
+from __future__ import annotations
+
+import gc
+
+gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
+
+import importlib.util
+import json
+import multiprocessing
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from pgtorch.commands.command_line import parse
+from torch import nn
+from torch.distributions import Categorical
+
+import restaurant_env  # noqa: F401 -- registers Restaurant-v0
+from pgtorch import TrainConfig, Trainer, train
+from pgtorch.record.evaluation import play_episodes
+from pgtorch.record.metrics import MetricsWriter
+
+gc.freeze()
+gc.enable()
+
+SOLVED = 475.0  # CartPole-v1: mean return of 100 episodes
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags."""
+
+    seeds: int = 5
+    """Seeds of each measurement, at least 1; medians are shown."""
+
+    largest: int = 1_048_576
+    """Most environments of Restaurant-v0 at once, at least 1."""
+
+    only: tuple[Literal["cartpole", "learned", "lesson", "restaurant"], ...] = (
+        "cartpole",
+        "learned",
+        "lesson",
+        "restaurant",
+    )
+    """What to measure: time to solve CartPole-v1; returns after training; an update of the lesson; many restaurants."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("seeds", "largest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row: a median over seeds, or the reason why there is none."""
+
+    work: str
+    who: str
+    median: float | None
+    unit: str
+    note: str = ""
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    arguments = parse(Arguments, __doc__)
+    torch.set_num_threads(1)
+    machine = {
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gymnasium": gym.__version__,
+    }
+    if not arguments.json:
+        print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    done = []
+    for row in measurements(arguments):
+        done.append(row)
+        if not arguments.json:
+            median = "not measured" if row.median is None else f"{row.median:,.3g}"
+            print(f"{row.work:52}{row.who:26}{median:>12} {row.unit:14}{row.note}".rstrip(), flush=True)
+    if arguments.json:
+        print(json.dumps({**machine, "rows": [vars(row) for row in done]}, indent=1))
+    return 0
+
+
+def measurements(arguments: Arguments) -> Iterator[Measurement]:
+    """Every row, rivals next to ours."""
+    seeds = range(arguments.seeds)
+    groups = {"cartpole": cartpole, "learned": learned, "lesson": lesson_update}
+    for name, group in groups.items():
+        if name in arguments.only:
+            yield from group(seeds)
+    if "restaurant" in arguments.only:
+        yield from restaurant(seeds, arguments.largest)
+
+
+def cartpole(seeds: range) -> Iterator[Measurement]:
+    """Seconds and steps until CartPole-v1 is solved, and steps per second, everything that a run does switched on."""
+    runs = [cartpole_ours(seed) for seed in seeds]
+    work = "CartPole-v1 until 475 over 100 episodes"
+    solved = sum(steps is not None for _, steps, _ in runs)
+    seconds = statistics.median(seconds for seconds, _, _ in runs)
+    yield Measurement(work, "pgtorch", seconds, "s", f"{solved} of {len(runs)} seeds, steps {[run[1] for run in runs]}")
+    yield from _stable_baselines(work, seeds)
+    speed = statistics.median(speed for _, _, speed in runs)
+    yield Measurement("CartPole-v1, environment steps while training", "pgtorch", speed, "steps/s")
+
+
+def cartpole_ours(seed: int) -> tuple[float, int | None, float]:
+    """Seconds of training, steps (None where it was not solved) and steps per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig(
+            "CartPole-v1", seed=seed, target_return=SOLVED, run_dir=Path(folder) / "run", pictures=False
+        )
+        start = time.perf_counter()
+        result = train(config)
+        seconds = time.perf_counter() - start
+    solved = result.num_updates < config.num_updates
+    return seconds, result.num_env_steps if solved else None, result.num_env_steps / seconds
+
+
+def _stable_baselines(work: str, seeds: range) -> Iterator[Measurement]:
+    """PPO with the settings that RL Zoo tuned for CartPole-v1, until it is solved."""
+    who = "Stable-Baselines3 PPO"
+    if importlib.util.find_spec("stable_baselines3") is None:
+        yield Measurement(work, who, None, "s", "stable-baselines3 is not installed")
+        return
+    runs = [cartpole_ppo(seed) for seed in seeds]
+    seconds = statistics.median(seconds for seconds, _ in runs)
+    yield Measurement(work, who, seconds, "s", f"steps {[steps for _, steps in runs]}")
+    speed = statistics.median(steps / seconds for seconds, steps in runs)
+    yield Measurement("CartPole-v1, environment steps while training", who, speed, "steps/s")
+
+
+def cartpole_ppo(seed: int) -> tuple[float, int]:
+    """Seconds and steps; stops after 200,000 steps at the latest."""
+    from stable_baselines3 import PPO  # noqa: PLC0415 -- optional
+    from stable_baselines3.common.callbacks import BaseCallback  # noqa: PLC0415
+    from stable_baselines3.common.env_util import make_vec_env  # noqa: PLC0415
+
+    class Stop(BaseCallback):  # type: ignore[misc,unused-ignore]
+        """Ends training when the last 100 episodes are good enough."""
+
+        def _on_step(self) -> bool:
+            buffer = self.model.ep_info_buffer
+            return not (buffer and len(buffer) == 100 and statistics.mean(e["r"] for e in buffer) >= SOLVED)  # noqa: PLR2004
+
+    model = PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", n_envs=8, seed=seed),
+        n_steps=32,
+        batch_size=256,
+        gae_lambda=0.8,
+        gamma=0.98,
+        n_epochs=20,
+        ent_coef=0.0,
+        learning_rate=lambda left: left * 1e-3,
+        clip_range=lambda left: left * 0.2,
+        seed=seed,
+        device="cpu",
+    )
+    start = time.perf_counter()
+    model.learn(200_000, callback=Stop())
+    return time.perf_counter() - start, model.num_timesteps
+
+
+def learned(seeds: range) -> Iterator[Measurement]:
+    """Mean return of 100 fresh episodes of likeliest actions, after all the steps that the table of settings gives."""
+    for env_id, zoo in (("CartPole-v1", 500.0), ("Acrobot-v1", -83.4), ("Pendulum-v1", -163.0)):
+        means = [learned_return(env_id, seed) for seed in seeds]
+        config = TrainConfig(env_id)
+        work = f"{env_id} after {config.num_updates * config.num_envs * config.num_steps:,} steps, greedy"
+        yield Measurement(
+            work, "pgtorch", statistics.median(means), "mean return", f"seeds {[round(m, 1) for m in means]}"
+        )
+        yield Measurement(work, "Stable-Baselines3 A2C", zoo, "mean return", "as RL Zoo reports it, not measured here")
+
+
+def learned_return(env_id: str, seed: int) -> float:
+    """Mean return of a policy that was trained with the settings of the table."""
+    trainer = Trainer(TrainConfig(env_id, seed=seed))
+    with closing(trainer):
+        for _ in range(trainer.config.num_updates):
+            trainer.update()
+    normalize = trainer.collector.normalize_observation
+    first = 1000 * (seed + 1)  # the environments count on from it: so no two seeds play the same episodes
+    returns = play_episodes(trainer.policy, env_id, 100, greedy=True, seed=first, normalize_observation=normalize)
+    return float(returns.mean())
+
+
+def lesson_update(seeds: range) -> Iterator[Measurement]:
+    """One update of the lesson, every check and tag on, beside a loop that writes the same tags by hand."""
+    for who, measure in (("pgtorch", lesson_ours), ("hand-written loop", lesson_by_hand)):
+        microseconds = statistics.median(measure(seed) for seed in seeds) * 1e6
+        yield Measurement("one update of the lesson, all logging on", who, microseconds, "microseconds")
+
+
+def lesson_ours(seed: int) -> float:
+    """Seconds an update, gradient check and both logs on."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, writer = Trainer(TrainConfig(seed=seed)), MetricsWriter(Path(folder))
+
+        def update() -> None:
+            writer.write(trainer.num_updates + 1, trainer.num_env_steps + 1, trainer.update())
+
+        with writer:
+            return _time(update, 2000, writer.flush)
+
+
+def lesson_by_hand(seed: int) -> float:
+    """What one would write with gym.make, Categorical, torch.optim.SGD and SummaryWriter; ten tags, no check."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- ours does without
+
+    torch.manual_seed(seed)
+    env = gym.make("Restaurant-v0")
+    env.reset(seed=seed)
+    bias = nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([bias], lr=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        writer, steps = SummaryWriter(folder), iter(range(10**9))
+
+        def update() -> None:
+            step = next(steps)
+            observation, _ = env.reset()
+            logit = 20 * torch.as_tensor(observation)[0] + bias
+            distribution = Categorical(logits=torch.stack([torch.zeros(()), logit]))
+            action = distribution.sample()
+            _, reward, *_ = env.step(action.item())
+            loss = -distribution.log_prob(action) * float(reward)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            tags = {f"policy/p_norm/hunger_{h}": torch.sigmoid(20 * h + bias.detach()).item() for h in (0.0, 0.5, 1.0)}
+            tags |= {"policy/bias": bias.item(), "policy/entropy": distribution.entropy().item()}
+            tags |= {"gradient/autograd": bias.grad.item(), "gradient/norm": bias.grad.norm().item()}  # type: ignore[union-attr]
+            tags |= {"rollout/episode_return": float(reward), "rollout/episode_length": 1.0}
+            tags |= {"loss/policy_gradient": loss.item()}
+            for tag, value in tags.items():
+                writer.add_scalar(tag, value, step)
+
+        seconds = _time(update, 2000, writer.flush)
+        writer.close()
+    return seconds
+
+
+def restaurant(seeds: range, largest: int) -> Iterator[Measurement]:
+    """Samples a second and memory from 1 environment to the largest number."""
+    rivals = {"pgtorch": restaurant_ours, "bare torch, no environment": restaurant_bare}
+    count = 1
+    while count <= largest:
+        work = f"Restaurant-v0, {count:,} environments"
+        for who, measure in rivals.items():
+            yield Measurement(work, who, statistics.median(measure(seed, count) for seed in seeds), "samples/s")
+        if count >= 2**16:
+            for who, measure in rivals.items():
+                yield Measurement(
+                    work, who, peak_memory(measure, count) / count, "bytes/sample", "peak above a run of 16"
+                )
+        count *= 16
+
+
+def peak_memory(measure: Callable[[int, int], float], num_envs: int) -> float:
+    """Bytes that a process grows by, from a run of 16 environments to one of many; in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        small, large = (pool.apply(_memory_after, (measure, count)) for count in (16, num_envs))
+    return large - small
+
+
+def _memory_after(measure: Callable[[int, int], float], num_envs: int) -> float:
+    torch.set_num_threads(1)
+    measure(0, num_envs)
+    status = Path("/proc/self/status").read_text()  # getrusage's figure is the parent's, where that is the higher
+    return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def restaurant_ours(seed: int, num_envs: int) -> float:
+    """Samples a second through environment, loss, backward, gradient check and step."""
+    trainer = Trainer(TrainConfig(seed=seed, num_envs=num_envs, learning_rate=0.1))
+    return num_envs / _time(trainer.update, _repetitions(num_envs))
+
+
+def restaurant_bare(seed: int, num_envs: int) -> float:
+    """The same arithmetic in bare tensors: draws, rewards, loss, backward, step; no environment, check or metric."""
+    torch.manual_seed(seed)
+    bias = torch.zeros((), requires_grad=True)
+    chance = torch.tensor([0.15, 0.80])
+
+    def update() -> None:
+        hunger = torch.rand(num_envs)
+        logit = 20 * hunger + bias
+        action = torch.rand(num_envs) < torch.sigmoid(logit.detach())
+        large = torch.rand(num_envs) < chance[action.long()]
+        reward = torch.where(large == (hunger > 0.5), 1.0, -1.0)  # noqa: PLR2004
+        log_prob = -nn.functional.binary_cross_entropy_with_logits(logit, action.float(), reduction="none")
+        (-(log_prob * reward).mean()).backward()
+        with torch.no_grad():
+            bias.sub_(0.1 * bias.grad)  # type: ignore[operator]
+            bias.grad = None
+
+    return num_envs / _time(update, _repetitions(num_envs))
+
+
+def _repetitions(num_envs: int) -> int:
+    return max(3, min(1000, 2_000_000 // num_envs))
+
+
+def _time(work: Callable[[], Any], repetitions: int, finish: Callable[[], Any] = bool) -> float:
+    """Seconds a call, what is left to do at the end included, after a tenth as many to warm up."""
+    for _ in range(max(1, repetitions // 10)):
+        work()
+    finish()
+    start = time.perf_counter()
+    for _ in range(repetitions):
+        work()
+    finish()
+    return (time.perf_counter() - start) / repetitions
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""What an environment owes: each step as its spaces say, in finite numbers. Whoever breaks it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+MOST = float(np.finfo(np.float32).max)
+TOLERANCE = 1e-3  # of a bound, and beside it: rounding is no breach
+
+
+class ContractError(ValueError):
+    """An environment gave what its spaces do not allow; the message names step, environment and field."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A number that is not finite turned up; the message names step, environment and field."""
+
+
+def require_finite(values: NDArray[Any], field: str, step: int) -> None:
+    """Raise `NonFiniteError` where values [N, ...] of a step are not all finite in single precision."""
+    if values.size == 0 or (float(values.max()) <= MOST and float(values.min()) >= -MOST):  # neither is so of NaN
+        return
+    where = np.argwhere(~(np.abs(values) <= np.float64(MOST)))[0].tolist()  # which float16 cannot hold
+    inner = f" at index {where[1:]}" if where[1:] else ""
+    raise NonFiniteError(
+        f"{field} must be finite, got {values[tuple(where)]}{inner}, of environment {where[0]} at step {step}"
+    )
+
+
+def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool:
+    """Whether an observation, or a batch of them, has the shapes and types of its space, and its choices are choices.
+
+    Whether the numbers of a `Box` are within its bounds is `ObservationBounds`' affair.
+    """
+    if isinstance(space, spaces.Box):
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        return (
+            shape == (*batch, *space.shape)
+            and isinstance(dtype, np.dtype)
+            and np.can_cast(dtype, space.dtype, "same_kind")
+        )
+    if isinstance(space, spaces.Dict):
+        return isinstance(value, dict) and all(key in value and fits(space[key], value[key], batch) for key in space)
+    if isinstance(space, spaces.Tuple):
+        parts = list(zip(space, value, strict=False)) if isinstance(value, tuple | list) else []
+        return len(parts) == len(space) == len(value) and all(fits(part, item, batch) for part, item in parts)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        number = np.asarray(value)
+        if number.shape != (*batch, *(space.shape or ())) or number.dtype.kind not in "iub":
+            return False
+        low = 0 if isinstance(space, spaces.MultiBinary) else space.start
+        size: Any = 2 if isinstance(space, spaces.MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
+        return bool(((number >= low) & (number < low + size)).all())
+    return bool(space.contains(value))
+
+
+def describe(value: Any) -> str:
+    """What came, for a message."""
+    return " ".join(f"{type(value).__name__} {value!r:.60}".split())
+
+
+def _describe_observation(value: Any) -> str:
+    """Its type and shape, and the beginning of it."""
+    try:
+        shape = np.shape(value)
+    except ValueError:  # a ragged list
+        shape = ()
+    return " ".join(f"{getattr(value, 'dtype', type(value).__name__)} {shape}: {value!r:.60}".split())
+
+
+def require_batch(space: gym.Space[Any], value: Any, num_envs: int, step: int) -> None:
+    """Raise `ContractError` where what a vector environment gave is no batch of N observations."""
+    if not fits(space, value, (num_envs,)):
+        raise ContractError(
+            f"observation must be a batch of {num_envs} in {space}, got {_describe_observation(value)}, at step {step}"
+        )
+
+
+class ObservationBounds:
+    """The bounds of a space, flattened to D numbers, with a little room for rounding.
+
+    Args:
+        space: Of one observation.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        flat = spaces.flatten_space(space)
+        assert isinstance(flat, spaces.Box)
+        self._space = flat
+        self._low = flat.low - TOLERANCE * (1 + abs(flat.low))
+        self._high = flat.high + TOLERANCE * (1 + abs(flat.high))
+
+    def require(self, observations: NDArray[Any], first_step: int) -> None:
+        """Raise `ContractError` where observations [T, N, D] leave the space."""
+        inside = (observations >= self._low) & (observations <= self._high)
+        if np.count_nonzero(inside) < inside.size:
+            t, environment, index = np.argwhere(~inside)[0].tolist()
+            low, high = self._space.low[index], self._space.high[index]
+            raise ContractError(
+                f"observation must be in [{low:g}, {high:g}] at index {index}, "
+                f"got {observations[t, environment, index]}, of environment {environment} at step {first_step + t}"
+            )
+
+
+def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, truncated: Any) -> None:
+    """Raise `ContractError` where the other fields of a vector environment's step are no arrays [N] of their kinds."""
+    for field, value, kinds in (
+        ("reward", reward, "iufb"),
+        ("terminated", terminated, "b"),
+        ("truncated", truncated, "b"),
+    ):
+        shape = getattr(value, "shape", None)
+        if shape != (num_envs,):
+            found = describe(value) if shape is None else f"shape {list(shape)}"
+            raise ContractError(f"{field} must be an array of shape [{num_envs}], got {found}, at step {step}")
+        if value.dtype.kind not in kinds:
+            what = "numbers" if field == "reward" else "bools"
+            raise ContractError(f"{field} must be an array of {what}, got {value.dtype}, at step {step}")
+
+
+class StepContract(gym.Wrapper[Any, Any, Any, Any]):
+    """Checks what a single environment gives, before a vector of them makes something else of it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The wrapped reset, checked."""
+        with self._naming("reset", "(observation, info)"):
+            observation, info = self.env.reset(seed=seed, options=options)
+        self._require_observation(observation, "reset")
+        self._require(isinstance(info, dict), "info", "a dict", info, "reset")
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The wrapped step, checked."""
+        self._steps += 1
+        now = f"step {self._steps}"
+        with self._naming(now, "(observation, reward, terminated, truncated, info)"):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        self._require_observation(observation, now)
+        self._require(_is_number(reward), "reward", "a number", reward, now)
+        self._require(_is_bool(terminated), "terminated", "a bool", terminated, now)
+        self._require(_is_bool(truncated), "truncated", "a bool", truncated, now)
+        self._require(isinstance(info, dict), "info", "a dict", info, now)
+        return observation, reward, terminated, truncated, info
+
+    def _require_observation(self, observation: Any, moment: str) -> None:
+        if not fits(self.observation_space, observation):
+            found = _describe_observation(observation)
+            raise ContractError(
+                f"observation must be in {self.observation_space}, got {found}, of {self._name()} at {moment}"
+            )
+
+    def _require(self, fine: bool, field: str, expected: str, found: Any, moment: str) -> None:
+        if not fine:
+            raise ContractError(f"{field} must be {expected}, got {describe(found)}, of {self._name()} at {moment}")
+
+    @contextmanager
+    def _naming(self, moment: str, expected: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"raised by {self._name()} at {moment}, which must give {expected}")
+            raise
+
+    def _name(self) -> str:
+        return self.spec.id if self.spec else type(self.unwrapped).__name__
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    return isinstance(value, int | float | np.integer | np.floating) and not (
+        isinstance(value, int) and abs(value) > MOST  # beyond what a float can hold
+    )
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_) or (
+        isinstance(value, np.ndarray) and value.shape == () and value.dtype == bool
+    )

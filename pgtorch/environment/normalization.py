@@ -1,0 +1,99 @@
+"""Observations and rewards brought to a scale of about 1 by running statistics.
+
+Statistics move between rollouts, never within one: a rollout is played by one policy. Rewards are brought to scales
+that know the rollout already, so that the first one is not learned from in raw numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+CLIP = 10.0  # normalized values beyond it are cut off: outliers, not information
+
+
+class RunningMoments:
+    """Mean and variance of everything seen so far, merged batch by batch.
+
+    Args:
+        size: Of each row.
+
+    Source: Chan, Golub and LeVeque (1979), the parallel update.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.count = 0.0
+        self.mean = np.zeros(size)
+        self.variance = np.ones(size)
+
+    def update(self, rows: NDArray[np.floating]) -> None:
+        """Take in rows [B, size]."""
+        count = self.count + len(rows)
+        mean, variance = rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64)
+        shift = mean - self.mean
+        share = len(rows) / count
+        between = shift**2 * share * (1 - share)
+        self.variance = self.variance * (1 - share) + variance * share + between
+        self.mean = self.mean + shift * share
+        self.count = count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count, mean and variance, as plain types and tensors."""
+        return {
+            "count": self.count,
+            "mean": torch.from_numpy(self.mean.copy()),
+            "variance": torch.from_numpy(self.variance.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.count = state["count"]
+        self.mean, self.variance = state["mean"].numpy().copy(), state["variance"].numpy().copy()
+
+
+class ObservationNormalizer:
+    """(observation - mean) / standard deviation, cut off at 10 in size.
+
+    Args:
+        size: D, of each flattened observation.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.moments = RunningMoments(size)
+
+    def __call__(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Normalize rows [N, D] by the statistics so far."""
+        scaled = (observation - self.moments.mean) / np.sqrt(self.moments.variance + 1e-8)
+        return np.clip(scaled, -CLIP, CLIP)
+
+
+class RewardNormalizer:
+    """Reward / standard deviation of the discounted return so far, cut off at 10 in size; signs are kept.
+
+    Args:
+        num_envs: N.
+        discount: gamma.
+    """
+
+    def __init__(self, num_envs: int, discount: float) -> None:
+        self.moments = RunningMoments(1)
+        self.discount = discount
+        self.discounted = np.zeros(num_envs)  # return of the episodes under way, [N]
+
+    def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Normalize rewards of any shape by the statistics so far."""
+        scale = float(np.sqrt(self.moments.variance[0] + 1e-8))
+        normalized: NDArray[np.floating] = np.clip(reward / scale, -CLIP, CLIP)
+        return normalized
+
+    def update(self, reward: NDArray[np.floating], ended: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+        """Take in a rollout, each [T, N]."""
+        returns = np.empty(reward.shape)
+        for t in range(len(reward)):
+            self.discounted = np.where(valid[t], self.discount * self.discounted + reward[t], self.discounted)
+            returns[t] = self.discounted
+            self.discounted = np.where(ended[t], 0.0, self.discounted)
+        self.moments.update(returns[valid][:, None])

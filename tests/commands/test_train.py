@@ -1,0 +1,105 @@
+import json
+import re
+
+import pytest
+
+from pgtorch.record.metrics import read_metrics
+
+
+def test_the_lesson_in_the_terminal(run_script, tmp_path):
+    done = run_script("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    lines = read_metrics(run)
+    biases = [line["policy/bias"] for line in lines]
+    late = sum(biases[1000:]) / 1000
+    for expected in (
+        rf"bias +{biases[-1]:.3f}\n",
+        rf"mean over the last half +{late:.3f} +hovers around {late:.1f}, standard deviation \d\.\d\n",
+        r"P\(Norm \| hunger 0\.0\) +0\.00\n",
+        r"P\(Norm \| hunger 1\.0\) +1\.00\n",
+        r"largest gradient difference +0 ",
+        rf"run folder +runs/{run.name}\n",
+        r"tensorboard --logdir runs\n",
+    ):
+        assert re.search(expected, done.stdout), expected
+    assert re.search(r"2000/2000 .*bias=-\d+\.\d\d, mean return=[+-]\d\.\d\d", done.stderr)
+    assert (run / "bias.png").exists()
+
+
+def test_flags_set_the_run(run_script, tmp_path):
+    flags = "--num-updates 30 --num-envs 2 --num-steps 3 --learning-rate 0.5 --seed 4 --run-dir here --no-pictures"
+    done = run_script("train.py", *flags.split(), "--env-kwargs", '{"reward_scale": 3}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(tmp_path / "here")) == 30
+    assert read_metrics(tmp_path / "here")[-1]["env_steps"] == 180
+    assert [entry.name for entry in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("env_id", ["Restaurant-v0", "restaurant_env:Restaurant-v0"])
+def test_both_ids_work(run_script, tmp_path, env_id):
+    done = run_script("train.py", "--env-id", env_id, "--num-updates", 5, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--learning-rate 0", "learning_rate"),
+        ("--learning-rate -1", "learning_rate"),
+        ("--learning-rate nan", "learning_rate"),
+        ("--learning-rate fast", "learning-rate"),
+        ("--num-updates 0", "num_updates"),
+        ("--num-updates 1.5", "num-updates"),
+        ("--num-envs 0", "num_envs"),
+        ("--num-steps -2", "num_steps"),
+        ("--seed -1", "seed"),
+        ("--optimizer newton", "optimizer"),
+        ("--spice 3", "--spice"),
+        ("--num-updates", "num-updates"),
+        ("--env-id Nowhere-v0", "Nowhere"),
+        ("--env-id nowhere:Restaurant-v0", "nowhere"),
+        ("--env-kwargs {", "env-kwargs"),
+        ("--env-kwargs []", "env-kwargs"),
+        ('--env-kwargs {"reward_scale":0}', "reward_scale"),
+        ("--run-dir file", "run_dir"),
+        ("--run-dir full", "run_dir"),
+        ("--run-dir file/below", "run_dir"),
+        (f"--run-dir {'x' * 300}", "run_dir"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(run_script, tmp_path, flags, named):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.json").write_text("{}")
+    done = run_script("train.py", *flags.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("train.py: error: ")
+    assert named in done.stderr
+    assert done.stdout == ""
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "full"}
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["config.json"]
+
+
+def test_help_explains_every_flag(run_script, tmp_path):
+    done = run_script("train.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for flag in ("--env-id", "--seed", "--num-updates", "--learning-rate", "--num-envs", "--num-steps", "--run-dir"):
+        assert flag in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_with_nothing_left_says_so_and_can_go_further(run_script, tmp_path):
+    run_script("train.py", "--num-updates", 30, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
+    done = run_script("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "nothing was left to do" in done.stdout
+    done = run_script("train.py", "--resume", "run", "--num-updates", 40, cwd=tmp_path)
+    assert "nothing was left" not in done.stdout
+    assert "40/40" in done.stderr
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["config"]["num_updates"] == 40
+    assert "--resume" not in record["command"]
+    assert [command[-1] for command in record["resumed"]] == ["run", "40"]

@@ -1,0 +1,39 @@
+import numpy as np
+
+from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
+
+
+def test_moments_merge_to_those_of_everything():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(n, 3)) * 10 ** rng.uniform(-3, 3) + 100 * rng.normal() for n in (1, 5, 200, 2)]
+    moments = RunningMoments(3)
+    for part in parts:
+        moments.update(part)
+    whole = np.concatenate(parts)
+    np.testing.assert_allclose(moments.mean, whole.mean(0), rtol=1e-10)
+    np.testing.assert_allclose(moments.variance, whole.var(0), rtol=1e-10)
+    assert moments.count == 208
+
+
+def test_observations_come_to_mean_0_and_deviation_1_and_are_cut_off():
+    rng = np.random.default_rng(0)
+    normalize = ObservationNormalizer(2)
+    np.testing.assert_allclose(normalize(np.array([[1.0, -20.0]])), [[1.0, -10.0]], rtol=1e-7)  # nothing is known yet
+    rows = rng.normal(size=(1000, 2)) * [5.0, 0.1] + [3.0, -2.0]
+    normalize.moments.update(rows)
+    np.testing.assert_allclose(normalize(rows).mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(normalize(rows).std(0), 1, rtol=1e-5)
+    assert normalize(np.array([[1e9, -1e9]])).tolist() == [[10.0, -10.0]]
+
+
+def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
+    """Two environments; the second's episode ends after the second step. Returns by hand at discount 0.5."""
+    normalize = RewardNormalizer(2, 0.5)
+    reward = np.array([[1.0, 2.0], [1.0, 4.0], [1.0, 8.0]])
+    ended = np.array([[False, False], [False, True], [False, False]])
+    normalize.update(reward, ended, np.ones((3, 2), bool))
+    returns = np.array([1.0, 2.0, 1.5, 5.0, 1.75, 8.0])
+    np.testing.assert_allclose(normalize.moments.variance, returns.var())
+    np.testing.assert_allclose(normalize(np.array([-3.0])), [-3.0 / np.sqrt(returns.var() + 1e-8)])
+    normalize.update(reward[:1], ended[:1], np.array([[True, False]]))  # filler moves nothing
+    np.testing.assert_allclose(normalize.moments.variance, np.append(returns, 1 + 1.75 / 2).var())

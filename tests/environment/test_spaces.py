@@ -1,0 +1,53 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+
+from pgtorch.environment.spaces import clipper, flattener
+
+BOX = spaces.Box(-1, 1, (2, 3), np.float32)
+KINDS = [
+    BOX,
+    spaces.Discrete(4, start=-2),
+    spaces.MultiDiscrete([2, 3, 4], start=[0, 5, -1]),
+    spaces.MultiBinary(5),
+    spaces.Tuple([spaces.Discrete(3), BOX]),
+    spaces.Dict({"z": spaces.Discrete(2), "a": spaces.Dict({"inner": BOX, "bits": spaces.MultiBinary(2)})}),
+]
+
+
+@pytest.mark.parametrize("space", KINDS, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("n", [1, 7])
+def test_a_batch_is_flattened_as_gymnasium_flattens_each(space, n):
+    space.seed(0)
+    samples = [space.sample() for _ in range(n)]
+    batch = concatenate(space, samples, create_empty_array(space, n))
+    flat = flattener(space)(batch, n)
+    assert flat.shape == (n, spaces.flatdim(space))
+    assert np.array_equal(flat, np.stack([spaces.flatten(space, sample) for sample in samples]))
+    assert batch_space(space, n).contains(batch)
+
+
+@pytest.mark.parametrize("space", [spaces.Text(4), spaces.Graph(BOX, None), spaces.Sequence(BOX), spaces.OneOf([BOX])])
+def test_refuses_what_has_no_fixed_size(space):
+    with pytest.raises(TypeError, match=rf"observation space must be Box, .* got {type(space).__name__}"):
+        flattener(space)
+    with pytest.raises(TypeError, match="observation space must be Box"):
+        flattener(spaces.Dict({"in": space}))
+    with pytest.raises(TypeError, match=rf"action space must be Discrete, .* got {type(space).__name__}"):
+        clipper(space)
+
+
+def test_box_actions_are_clipped_for_the_environment_only():
+    action = np.array([[-3.0, 0.2], [0.4, 9.0]])
+    played = clipper(spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float64))(action)
+    assert played.tolist() == [[-1.0, 0.2], [0.4, 9.0]]
+    assert action.tolist() == [[-3.0, 0.2], [0.4, 9.0]]
+
+
+def test_actions_have_the_dtype_of_their_space():
+    env = gym.make_vec("CartPole-v1", num_envs=2)
+    assert env.action_space.contains(clipper(env.single_action_space)(np.array([0, 1], np.int64)))
+    bits = spaces.MultiBinary(2)
+    assert clipper(bits)(np.array([[0, 1]], np.int8)).dtype == bits.dtype

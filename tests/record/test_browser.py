@@ -1,0 +1,94 @@
+"""TensorBoard on a real run in a real browser: needs selenium, Chromium and its driver, and is skipped without them."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pgtorch import TrainConfig, train
+from pgtorch.record.metrics import read_metrics
+
+webdriver = pytest.importorskip("selenium.webdriver")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="no chromedriver"),
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(TrainConfig(num_updates=300, run_dir=tmp_path_factory.mktemp("runs") / "lesson")).run_dir
+
+
+@pytest.fixture(scope="module")
+def board(run):
+    """The address of a TensorBoard on the run."""
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(run.parent),
+        "--port",
+        "0",
+        "--host",
+        "localhost",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        for line in server.stderr:
+            if found := re.search(r"http://localhost:\d+/", line):
+                yield found[0]
+                break
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1500,1300"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def shown(browser, address, text):
+    """Wait until a page shows a text, in whatever component."""
+    browser.get("about:blank")
+    browser.get(address)
+    everything = """const seen = []; const walk = node => { for (const child of node.childNodes) {
+        if (child.nodeType === 3) seen.push(child.data); walk(child); if (child.shadowRoot) walk(child.shadowRoot); } };
+        walk(document); return seen.join(' ');"""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        page = re.sub(r"\s+", " ", browser.execute_script(everything))
+        if text in page:
+            return page
+        time.sleep(0.5)
+    raise AssertionError(f"{text!r} is not on {address}: {page[:2000]}")
+
+
+def test_the_bias_is_on_the_page_with_its_last_value(browser, board, run):
+    shown(browser, f"{board}#custom_scalars", "The bias")
+    fetch = "return fetch('data/plugin/scalars/scalars?run=lesson&tag=policy/bias').then(answer => answer.json())"
+    points = browser.execute_script(fetch)
+    last = read_metrics(run)[-1]
+    assert points[-1][1] == last["env_steps"]
+    assert points[-1][2] == pytest.approx(last["policy/bias"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tab", "text"),
+    [
+        ("custom_scalars", "The gradient: by autograd, and by hand"),
+        ("hparams", "learning_rate"),
+        ("text", "The one parameter of the lesson"),
+        ("images", "pictures/expected_reward"),
+    ],
+)
+def test_tabs_show_what_they_should(browser, board, tab, text):
+    shown(browser, f"{board}#{tab}", text)
