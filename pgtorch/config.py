@@ -1,23 +1,16 @@
-"""Every setting of a run, with its unit, its range and the reason for its default; and the tuned ones."""
+"""Every setting of a run, each stated once: type, range, default and meaning; and the settings tuned by environment."""
 
 from __future__ import annotations
 
-import functools
-import json
-import math
-from collections.abc import Callable
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-OptimizerName = Literal["sgd", "adam"]
-PolicyName = Literal["bias", "mlp"]
-MultiplierName = Literal["reward", "return", "reward-to-go", "gae"]
-BaselineName = Literal["none", "mean", "value"]
-VectorizationName = Literal["native", "sync", "async"]
+from pgtorch.limits import above, annotations_of, at_least, check, matching
 
 MOST_ROWS = 2**27  # of a rollout: a few gigabytes
-MOST_FLOAT = 3e38  # what float32 can hold
 
 LESSON = "restaurant_env:Restaurant-v0"
 
@@ -75,231 +68,151 @@ def settings_for(env_id: str) -> dict[str, Any]:
 class TrainConfig:
     """Settings of a training run.
 
-    Defaults depend on `env_id`: the lesson's stand below, others in the tables above. What is given overrides them.
+    The defaults below are the lesson's. Another `env_id` changes some of them, by the tables above; what is given
+    overrides both: `TrainConfig("CartPole-v1", num_envs=8)`.
 
     Raises:
-        TypeError, ValueError: At construction, where a setting is not of its type or outside its range.
+        TypeError: If a setting has the wrong type, or there is none of that name.
+        ValueError: If a setting is outside its range, or two do not fit together.
     """
 
     env_id: str = LESSON
-    """Gymnasium id; `module:Id-v0` imports the module that registers it. The other defaults follow it."""
+    """Gymnasium id; `module:Id-v0` imports the module that registers it. The other defaults depend on it."""
 
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, as JSON. Restaurant-v0 has large_portion_probability ([0.15, 0.80]),
     hungry_above (0.5), reward_scheme ("binary" or "graded") and reward_scale (1.0): '{"reward_scheme": "graded"}'."""
 
-    seed: int = 0
-    """Seed of policy and environments, at least 0: the same seed, the same numbers."""
+    seed: Annotated[int, at_least(0, 2**63 - 1)] = 0
+    """Seed of policy and environments. The same seed gives the same numbers."""
 
-    num_updates: int = 2000
-    """Rollouts, each with one gradient step or more; at least 1. The lesson's bias is at home after about 170."""
+    num_updates: Annotated[int, at_least(1, 2**53)] = 2000
+    """Rollouts to train on, each with one gradient step or more. The lesson's bias reaches its optimum after about
+    170."""
 
     target_return: float | None = None
-    """Stop when the mean return of the last 100 episodes reaches this; none plays all updates."""
+    """Stop when the mean return of the last 100 episodes reaches this. None plays all updates."""
 
-    policy: PolicyName = "bias"
+    policy: Literal["bias", "mlp"] = "bias"
     """bias: the lesson's one parameter; mlp: a network of tanh layers."""
 
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, of policy and value function alike; none makes them linear."""
+    hidden_sizes: tuple[Annotated[int, at_least(1)], ...] = (64, 64)
+    """Units of each hidden layer, for policy and value function alike. No layers make both linear."""
 
-    optimizer: OptimizerName = "sgd"
-    """sgd or adam; the lesson subtracts learning rate x gradient, which is sgd."""
+    optimizer: Annotated[
+        str, matching(r"sgd|adam|torch\.optim\.[A-Z]\w*", "sgd, adam or a name such as torch.optim.RMSprop")
+    ] = "sgd"
+    """sgd, adam, or any class of torch.optim. The lesson subtracts learning rate x gradient, which is sgd."""
 
-    learning_rate: float = 1.0
-    """Step size of the optimizer, above 0."""
+    learning_rate: Annotated[float, above(0)] = 1.0
+    """Step size of the optimizer."""
 
-    value_learning_rate: float | None = None
-    """Step size for the value function, above 0; none takes the policy's. A faster one mostly helps."""
+    value_learning_rate: Annotated[float, above(0)] | None = None
+    """Step size for the value function. None takes the policy's; a larger one mostly helps."""
 
     learning_rate_decay: bool = False
-    """Let the learning rates fall in a straight line, to 0 after the last update."""
+    """Decay the learning rates linearly, to 0 after the last update."""
 
-    num_envs: int = 1
-    """Environments played at once, at least 1."""
+    num_envs: Annotated[int, at_least(1, MOST_ROWS)] = 1
+    """Environments stepped together."""
 
-    num_steps: int = 1
-    """Steps played in each environment between two updates, at least 1."""
+    num_steps: Annotated[int, at_least(1, MOST_ROWS)] = 1
+    """Steps in each environment between two updates."""
 
-    num_epochs: int = 1
-    """Passes over each rollout, at least 1; more learn more from each environment step, and take longer."""
+    num_epochs: Annotated[int, at_least(1, 10_000)] = 1
+    """Passes over each rollout. More passes learn more from each environment step, and take longer."""
 
-    num_minibatches: int = 1
-    """Parts that each pass is cut into at random, with a gradient step each; at least 1, and no more than rows."""
+    num_minibatches: Annotated[int, at_least(1, MOST_ROWS)] = 1
+    """Random parts that each pass is split into, with a gradient step each; at most the rows of a rollout."""
 
-    clip_range: float = 0.2
-    """Several steps a rollout drive no action further whose probability has changed by this share; above 0."""
+    clip_range: Annotated[float, above(0)] = 0.2
+    """With several gradient steps a rollout: stop pushing an action once its probability has changed by this
+    fraction."""
 
-    multiplier: MultiplierName = "reward"
+    multiplier: Literal["reward", "return", "reward-to-go", "gae"] = "reward"
     """What multiplies log pi: reward, return, reward-to-go or gae (generalized advantage estimation)."""
 
-    baseline: BaselineName = "none"
-    """What is taken off the multiplier: none, the batch's mean, or a learned value (gae always takes the value)."""
+    baseline: Literal["none", "mean", "value"] = "none"
+    """What is subtracted from the multiplier: none, the batch's mean, or a learned value. gae always subtracts the
+    value."""
 
-    discount: float = 1.0
-    """How much a reward counts a step later, gamma in [0, 1]."""
+    discount: Annotated[float, at_least(0, 1)] = 1.0
+    """Gamma: what a reward is worth one step later."""
 
-    gae_lambda: float = 0.95
-    """Lambda of gae, in [0, 1]: the lower, the more the learned values are trusted; 1 is unbiased."""
+    gae_lambda: Annotated[float, at_least(0, 1)] = 0.95
+    """Lambda of gae. A lower one relies more on the learned values; 1 is unbiased."""
 
     standardize: bool = False
-    """Divide multipliers by their standard deviation and take off their mean, batch by batch."""
+    """Subtract the multipliers' mean and divide by their standard deviation, batch by batch."""
 
-    entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus, at least 0; keeps a policy from making up its mind too soon."""
+    entropy_coefficient: Annotated[float, at_least(0)] = 0.0
+    """Weight of the entropy bonus, which keeps a policy from becoming certain too early."""
 
-    value_coefficient: float = 0.5
-    """Weight of the value function's squared error in the loss, at least 0."""
+    value_coefficient: Annotated[float, at_least(0)] = 0.5
+    """Weight of the value function's squared error in the loss."""
 
-    max_gradient_norm: float | None = None
-    """Shorten the gradients of policy and value function, each by itself, to this norm, above 0; none leaves them."""
+    max_gradient_norm: Annotated[float, above(0)] | None = None
+    """Scale the gradients of policy and value function, each separately, down to this norm. None leaves them."""
 
     normalize_observations: bool = False
-    """Bring observations to mean 0 and deviation 1, by running statistics."""
+    """Scale observations to mean 0 and standard deviation 1, by running statistics."""
 
     normalize_rewards: bool = False
-    """Bring discounted returns to deviation 1, by running statistics; logged returns stay the environment's."""
+    """Scale discounted returns to standard deviation 1, by running statistics. Logged returns stay unscaled."""
 
-    vectorization: VectorizationName = "native"
-    """native: the environment's own vector class, sync where it has none; sync; async, a process each."""
+    vectorization: Literal["native", "sync", "async"] = "native"
+    """native: the environment's own vector class, or sync if it lacks one; sync: one after another; async: a process
+    each."""
 
-    check_gradient: int = 1
+    step_timeout: Annotated[float, above(0)] = 60.0
+    """Longest wait for one step of the environments in other processes, in seconds; only with vectorization async."""
+
+    check_gradient: Annotated[int, at_least(0)] = 1
     """Compare autograd's gradient with the manual one every so many updates, at each of their gradient steps; 0: never.
     A difference stops the run."""
 
-    num_threads: int = 1
-    """Torch threads, at least 1; more make small networks slower."""
+    num_threads: Annotated[int, at_least(1, 1024)] = 1
+    """Torch threads while `train` or `resume` runs; restored afterwards. More make small networks slower."""
 
     run_dir: Path | None = None
-    """The run's own folder; without it a fresh one is made under runs/."""
+    """The run's own folder. None makes a fresh one under runs/."""
 
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int, at_least(0)] = 500
     """Save everything that --resume needs every so many updates, and at the end; 0: at the end only."""
 
     pictures: bool = True
     """Draw the pictures at the end of the run."""
 
-    def __post_init__(self) -> None:  # noqa: PLR0912 -- a table of checks
-        """Check every setting, before anything is made of it."""
-        object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
-        object.__setattr__(self, "run_dir", _folder(self.run_dir))
-        for name, most in (
-            ("num_updates", 2**53),
-            ("num_envs", MOST_ROWS),
-            ("num_steps", MOST_ROWS),
-            ("num_threads", 1024),
-            ("num_epochs", 10_000),
-            ("num_minibatches", MOST_ROWS),
-        ):
-            _require_integer(name, getattr(self, name), 1, most)
-        if self.num_envs * self.num_steps > MOST_ROWS:
-            rows = f"{self.num_envs} * {self.num_steps}"
-            raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {rows}")
-        _require_integer("seed", self.seed, 0, 2**63 - 1)
-        for name in ("check_gradient", "checkpoint_every"):
-            _require_integer(name, getattr(self, name), 0)
-        for setting in fields(self):
-            if setting.type == "bool":
-                _require_type(setting.name, getattr(self, setting.name), bool)
-        if self.standardize and self.num_envs * self.num_steps < 2:  # noqa: PLR2004
-            raise ValueError("standardize needs num_envs * num_steps of at least 2: one number has no deviation")
-        _require_type("env_id", self.env_id, str)
-        _require_type("env_kwargs", self.env_kwargs, dict)
-        _require_json("env_kwargs", self.env_kwargs)
-        _require_number("learning_rate", self.learning_rate, above=0)
-        for name in ("discount", "gae_lambda"):
-            _require_number(name, getattr(self, name), low=0, high=1)
-        for name in ("entropy_coefficient", "value_coefficient"):
-            _require_number(name, getattr(self, name), low=0)
-        _require_number("clip_range", self.clip_range, above=0)
-        for name in ("max_gradient_norm", "value_learning_rate"):
-            if getattr(self, name) is not None:
-                _require_number(name, getattr(self, name), above=0)
-        if self.target_return is not None:
-            _require_number("target_return", self.target_return)
-        for setting in fields(self):
-            if str(setting.type).startswith("float") and getattr(self, setting.name) is not None:
-                object.__setattr__(self, setting.name, float(getattr(self, setting.name)))
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+    if not TYPE_CHECKING:  # a type checker sees the fields as the arguments, with their types
+
+        def __init__(self, env_id: str = LESSON, **settings: Any) -> None:
+            _fill(self, {"env_id": env_id, **settings})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {
-            **values,
-            "hidden_sizes": list(self.hidden_sizes),
-            "run_dir": None if self.run_dir is None else str(self.run_dir),
-        }
+        run_dir = None if self.run_dir is None else str(self.run_dir)
+        return {**values, "hidden_sizes": list(self.hidden_sizes), "run_dir": run_dir}
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": get_args(OptimizerName),
-    "policy": get_args(PolicyName),
-    "multiplier": get_args(MultiplierName),
-    "baseline": get_args(BaselineName),
-    "vectorization": get_args(VectorizationName),
-}
+ANNOTATIONS = annotations_of(TrainConfig)
 
 
-def _defaults_by_environment(generated: Callable[..., None]) -> Callable[..., None]:
-    """The dataclass's own __init__, with the defaults of the environment that it is given."""
-
-    @functools.wraps(generated)
-    def init(self: TrainConfig, env_id: str = LESSON, **settings: Any) -> None:
-        defaults = settings_for(env_id) if isinstance(env_id, str) else {}
-        generated(self, env_id, **{**defaults, **settings})
-
-    return init
-
-
-TrainConfig.__init__ = _defaults_by_environment(TrainConfig.__init__)  # type: ignore[method-assign]
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"hidden_sizes must be a sequence of integers, got {value!r}")
-    for size in value:
-        _require_integer("hidden_sizes", size, 1)
-    return tuple(value)
-
-
-def _folder(value: Any) -> Path | None:
-    if value is None:
-        return None
-    _require_type("run_dir", value, str | Path)
-    if not str(value):
+def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Set and check every field: what is given, else what the environment's table says, else the default."""
+    for name in given:
+        if name not in ANNOTATIONS:
+            near = difflib.get_close_matches(name, ANNOTATIONS, 1, 0.7)
+            raise TypeError(f"there is no setting {name!r}" + (f"; perhaps you meant {near[0]}" if near else ""))
+    if given.get("run_dir") == "":
         raise ValueError("run_dir must name a folder, got an empty string")
-    return Path(value)
-
-
-def _require_json(name: str, value: Any) -> None:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be what JSON can hold, got {value!r}") from error
-
-
-def _require_type(name: str, value: Any, kind: Any) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {getattr(kind, '__name__', 'path')}, got {value!r}")
-
-
-def _require_integer(name: str, value: Any, low: int, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not low <= value <= high:
-        limits = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
-        raise ValueError(f"{name} must be {limits}, got {value}")
-
-
-def _require_number(
-    name: str, value: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = MOST_FLOAT
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (above < value <= high and low <= value):  # refuses NaN as well
-        limits = [f"above {above:g}"] * (above > -math.inf) + [f"at least {low:g}"] * (low > -math.inf)
-        limits += [f"at most {high:g}"] * (high < MOST_FLOAT or value > high)
-        raise ValueError(f"{name} must be a finite number {' and '.join(limits)}".rstrip() + f", got {value}")
+    env_id = check("env_id", str, given["env_id"])
+    defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(TrainConfig)}
+    for name, value in {**defaults, **settings_for(env_id), **given}.items():
+        object.__setattr__(config, name, check(name, ANNOTATIONS[name], value))
+    rows = config.num_envs * config.num_steps
+    if rows > MOST_ROWS:
+        product = f"{config.num_envs} * {config.num_steps}"
+        raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {product}")
+    if config.standardize and rows == 1:
+        raise ValueError("standardize needs num_envs * num_steps of at least 2: one number has no deviation")

@@ -1,9 +1,9 @@
-"""Autograd's gradient against the manual one, while training."""
+"""Autograd's gradient against the derivation by hand, while training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from pgtorch.manual_gradient import gradient_magnitude, manual_gradient
 from pgtorch.policies import BiasPolicy
 
-# How far the two may be apart, in units of u C: rounding alone was never seen to reach 5. The lesson's one logit gives
-# the same bits in both.
-LIMIT = 32.0
+LIMIT = 32.0  # how far apart the two may be, in units of u C; rounding alone was never seen to reach 5
+DIFFERENCE, DIFFERENCE_IN_UNITS = "gradient/absolute_difference", "gradient/difference_in_units_of_u_c"
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
@@ -21,12 +20,18 @@ class GradientMismatchError(ArithmeticError):
     """Autograd and the manual derivation disagree; the message says where and by how much."""
 
 
+def limit_for(policy: nn.Module) -> float:
+    """How far apart the two gradients may be, in units of u C: the lesson's one logit gives the same bits in both."""
+    return 0.0 if isinstance(policy, BiasPolicy) else LIMIT
+
+
 def check_gradient(
     policy: nn.Module,
     observation: Tensor,
     action: Tensor,
     multiplier: Tensor,
-    step: int,
+    *,
+    env_steps: int,
     gradient: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Compare autograd's gradient with the manual one.
@@ -36,15 +41,14 @@ def check_gradient(
         observation: [B, *observation_shape].
         action: [B, *action_shape].
         multiplier: What each log-probability was multiplied by, [B].
-        step: Environment steps so far, for the message.
+        env_steps: Environment steps so far, for the message.
         gradient: Autograd's, by parameter name; None takes what `backward` left in the parameters.
 
     Returns:
-        What is to be logged of it: the largest difference, absolute and in units of u C, and both gradients where there
-        is but one number.
+        Figures by tag: the largest difference, absolute and in units of u C; and both gradients if they are one number.
 
     Raises:
-        GradientMismatchError: Where the two differ by more than 32 u C, or for a `BiasPolicy` in any bit.
+        GradientMismatchError: If the two differ by more than 32 u C, or for a `BiasPolicy` in any bit.
     """
     manual = manual_gradient(policy, observation, action, multiplier)
     parameters = ((name, policy.get_parameter(name)) for name in manual)
@@ -59,16 +63,24 @@ def check_gradient(
         magnitude = gradient_magnitude(policy, observation, action, multiplier)
         magnitude = {name: magnitude[name] for name in autograd}
         units, worst = difference_in_units(autograd, manual, magnitude)
-    if units > (0.0 if isinstance(policy, BiasPolicy) else LIMIT):
+    if units > limit_for(policy):
         raise GradientMismatchError(
-            f"step {step}, observation (hunger) {_show(observation)}, action {_show(action)}, multiplier (reward) "
+            f"step {env_steps}, observation (hunger) {_show(observation)}, action {_show(action)}, multiplier (reward) "
             f"{_show(multiplier)}: gradient of {worst} by autograd {_show(autograd[worst])}, manual "
             f"{_show(manual[worst])}, {units:.3g} u C apart"
         )
-    logged = {"gradient/absolute_difference": difference, "gradient/difference_in_units_of_u_c": units}
-    if isinstance(policy, BiasPolicy):
-        logged |= {"gradient/autograd": autograd["bias"].item(), "gradient/manual": manual["bias"].item()}
-    return logged
+    figures = {DIFFERENCE: difference, DIFFERENCE_IN_UNITS: units}
+    if [gradient.numel() for gradient in autograd.values()] == [1]:
+        (name,) = autograd
+        figures |= {"gradient/autograd": autograd[name].item(), "gradient/manual": manual[name].item()}
+    return figures
+
+
+def largest_differences(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The largest of each difference that `check_gradient` found in several gradient steps, by tag."""
+    if len(steps) == 1 or DIFFERENCE not in steps[0]:
+        return {}
+    return {tag: max(step[tag] for step in steps) for tag in (DIFFERENCE, DIFFERENCE_IN_UNITS)}
 
 
 def difference_in_units(
@@ -82,8 +94,8 @@ def difference_in_units(
         magnitude: C of each number, from `gradient_magnitude`.
 
     Returns:
-        The largest |one - other| / (u C), infinite where a number is none; and its name. What underflows is no
-        difference: to u C the smallest normal number is added.
+        The largest |one - other| / (u C), infinite if a number is NaN; and its name. The smallest normal number is
+        added to u C, so that an underflow is no difference.
     """
     largest, worst = -math.inf, ""
     for name, c in magnitude.items():

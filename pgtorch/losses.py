@@ -11,7 +11,8 @@ def policy_gradient_loss(log_prob: Tensor, multiplier: Tensor) -> Tensor:
 
         loss = -mean(log_prob * multiplier),    d loss / d theta = -mean(multiplier * d log pi / d theta)
 
-    The multiplier (a reward, a return, an advantage) is a constant: no gradient flows into it.
+    The multiplier (a reward, a return, an advantage) is a constant: no gradient flows into it. `manual_gradient` has
+    the lesson's gradient of this loss to the last bit; another order of the operations here would break that.
 
     Args:
         log_prob: log pi(action | observation) of each sample, [B], with gradient.
@@ -21,7 +22,7 @@ def policy_gradient_loss(log_prob: Tensor, multiplier: Tensor) -> Tensor:
         The loss, a scalar.
 
     Raises:
-        ValueError: Where the shapes differ ([B] times [B, 1] would silently give [B, B]) or nothing came.
+        ValueError: If the shapes differ ([B] times [B, 1] would silently give [B, B]), or there is no sample.
 
     Source: Williams (1992), "Simple statistical gradient-following algorithms", section 4; the lesson's "reward times
     derivative".
@@ -35,34 +36,34 @@ def policy_gradient_loss(log_prob: Tensor, multiplier: Tensor) -> Tensor:
     return (log_prob * -multiplier.detach()).mean()
 
 
-def importance_weighted(multiplier: Tensor, log_prob: Tensor, played: Tensor, clip_range: float) -> Tensor:
-    """Multipliers for a policy that has moved since it played: each times how much likelier its action has become.
+def importance_weighted(multiplier: Tensor, *, log_prob: Tensor, old_log_prob: Tensor, clip_range: float) -> Tensor:
+    """Multipliers for a policy that has moved since it acted: each times how much likelier its action has become.
 
-        ratio = pi(action | observation) / pi_played(action | observation)
+        ratio = pi(action | observation) / pi_old(action | observation)
         multiplier * ratio,    but 0 where the step would lead further away: beyond 1 + clip_range with a positive
                                multiplier, below 1 - clip_range with a negative one
 
-    Since the derivative of the ratio is the ratio times that of log pi, `policy_gradient_loss` has with it the gradient
-    of PPO's clipped objective, mean(min(ratio * A, clip(ratio) * A)). Where nothing is cut off, the expectation over
-    the actions of the policy that played is that over the actions of the present one; the states stay the former's.
+    The derivative of the ratio is the ratio times that of log pi. So `policy_gradient_loss` of these multipliers has
+    the gradient of PPO's clipped objective, mean(min(ratio * A, clip(ratio) * A)). Where nothing is clipped, the
+    expectation over the old policy's actions is that over the new policy's; the states remain the old policy's.
 
     Args:
         multiplier: What each log-probability would be multiplied by had the policy not moved, [B].
         log_prob: log pi(action | observation) now, [B]; no gradient flows into the result.
-        played: The same when the action was drawn, [B].
-        clip_range: How far from 1 a ratio is still driven further, above 0.
+        old_log_prob: The same when the action was drawn, [B].
+        clip_range: How far from 1 a ratio is still pushed further, above 0.
 
     Returns:
         [B], without gradient.
 
     Raises:
-        ValueError: Where the shapes differ.
+        ValueError: If the shapes differ.
 
     Source: Schulman et al. (2017), "Proximal policy optimization algorithms", equation 7.
     """
-    if not multiplier.shape == log_prob.shape == played.shape:
-        shapes = [list(tensor.shape) for tensor in (multiplier, log_prob, played)]
-        raise ValueError(f"multiplier, log_prob and played must have equal shapes, got {shapes}")
-    ratio = (log_prob.detach() - played).exp()
+    if not multiplier.shape == log_prob.shape == old_log_prob.shape:
+        shapes = [list(tensor.shape) for tensor in (multiplier, log_prob, old_log_prob)]
+        raise ValueError(f"multiplier, log_prob and old_log_prob must have equal shapes, got {shapes}")
+    ratio = (log_prob.detach() - old_log_prob).exp()
     too_far = torch.where(multiplier > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
     return torch.where(too_far | (multiplier == 0), 0.0, multiplier * ratio)  # 0 at an infinite ratio too

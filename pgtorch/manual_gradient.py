@@ -1,6 +1,7 @@
 """The gradient of `policy_gradient_loss` by hand: the chain rule, one named factor a line.
 
-Nothing here knows of autograd or of the loss, so that each can be checked against the other.
+Nothing here uses autograd or the loss, so that each can be checked against the other. For the lesson's policy the two
+agree in every bit; another order of the operations here, in `losses.py` or in `policies.py` breaks that.
 
     h  hunger               w  fixed weight         b  bias
     z  logit, w h + b       P  P(Norm), sigmoid(z)  a  action, 1 for Norm and 0 for Squatch
@@ -22,11 +23,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pgtorch.policies import BiasPolicy, MLPPolicy
+from pgtorch.networks import MLPPolicy
+from pgtorch.policies import BiasPolicy
 
 
 class _Arithmetic(NamedTuple):
-    """How terms are taken and subtracted: as they are, or for a bound on rounding errors all of them made absolute."""
+    """How terms are taken and subtracted: as they are; or made absolute, for a bound on rounding errors."""
 
     term: Callable[[Tensor], Tensor]
     minus: Callable[[Tensor, Tensor], Tensor]
@@ -49,8 +51,8 @@ def manual_gradient(policy: nn.Module, observation: Tensor, action: Tensor, mult
         One tensor for each of `policy.named_parameters()`, under its name and of its shape, without graph.
 
     Raises:
-        TypeError: Where no derivation exists for this class of policy.
-        ValueError: Where observation, action and multiplier do not have the same number B of rows.
+        TypeError: If no derivation exists for this class of policy.
+        ValueError: If observation, action and multiplier do not have the same number B of rows.
 
     Source: the lesson ("Mathematical Details"), its three factors; for layers, Rumelhart, Hinton and Williams (1986).
     """
@@ -67,7 +69,7 @@ def gradient_magnitude(policy: nn.Module, observation: Tensor, action: Tensor, m
 
 
 def has_derivation(policy: nn.Module) -> bool:
-    """Whether `manual_gradient` knows this class of policy. A subclass may compute something else: it is not known."""
+    """Whether `manual_gradient` knows this class of policy; not a subclass, which may compute something else."""
     return type(policy) in (BiasPolicy, MLPPolicy)
 
 
@@ -78,7 +80,7 @@ def _gradient(
         raise TypeError(
             f"manual_gradient knows the derivation for BiasPolicy and MLPPolicy, got {type(policy).__name__}"
         )
-    if multiplier.ndim != 1 or not len(multiplier) == len(action) == len(observation):
+    if multiplier.ndim != 1 or not multiplier.shape[:1] == action.shape[:1] == observation.shape[:1]:
         raise ValueError(
             "observation, action and multiplier must have the same first dimension B, and multiplier no other, got "
             f"observation {list(observation.shape)}, action {list(action.shape)}, multiplier {list(multiplier.shape)}"
@@ -118,7 +120,7 @@ def _bias_policy_magnitude(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier:
 def _mlp_policy_gradient(
     policy: MLPPolicy, observation: Tensor, action: Tensor, multiplier: Tensor, arithmetic: _Arithmetic
 ) -> dict[str, Tensor]:
-    # Forward, keeping what each layer was given.
+    # Forward, keeping the input of each layer.
     weights = [policy.get_parameter(f"layers.{layer}.weight").detach() for layer in range(len(policy.layers))]
     biases = [policy.get_parameter(f"layers.{layer}.bias").detach() for layer in range(len(policy.layers))]
     inputs = [policy.features(observation)]  # x_0, [B, D]
@@ -126,11 +128,12 @@ def _mlp_policy_gradient(
         inputs.append(torch.tanh(functional.linear(inputs[-1], weight, bias)))  # x_l+1 = tanh(z_l)
     parameters = functional.linear(inputs[-1], weights[-1], biases[-1])  # of the last layer: logits or means
 
-    # The head: how the loss changes with what the last layer gives.
+    # The head: how the loss changes with the output of the last layer.
     dloss_dce = arithmetic.term(multiplier)[:, None] * (1.0 / len(multiplier))  # [B, 1]
     gradient: dict[str, Tensor] = {}
     if isinstance(policy.action_space, spaces.Box):
-        dce_dz, dce_dlog_std = _normal_head(parameters, policy.log_std.detach(), action, arithmetic)
+        log_std = policy.get_parameter("log_std").detach()
+        dce_dz, dce_dlog_std = _normal_head(parameters, log_std, action, arithmetic)
         gradient["log_std"] = (dce_dlog_std * dloss_dce).sum(0)
     else:
         dce_dz = _DISCRETE_HEADS[type(policy.action_space)](policy.action_space, parameters, action, arithmetic)
@@ -170,7 +173,7 @@ def _multi_bernoulli_head(
 
 
 def _normal_head(mu: Tensor, log_std: Tensor, action: Tensor, arithmetic: _Arithmetic) -> tuple[Tensor, Tensor]:
-    """-log p = (a - mu)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2, derived in mu and in log sigma."""
+    """-log p = (a - mu)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2, differentiated in mu and in log sigma."""
     sigma = log_std.exp()  # [k]
     deviation = arithmetic.minus(action, mu)  # [B, k]
     dce_dmu = arithmetic.minus(torch.zeros_like(mu), deviation / sigma.square())  # -(a - mu) / sigma^2

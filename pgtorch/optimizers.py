@@ -1,35 +1,22 @@
 """Gradient descent by PyTorch's own functional steps.
 
 Why not `torch.optim.SGD(...)`: constructing any `torch.optim.Optimizer` imports `torch._dynamo` (800 modules), which
-takes as long as the whole lesson. The arithmetic is the same, function for function, and the tests hold the result to
-be bit-equal to `torch.optim`.
+takes as long as the whole lesson. The arithmetic is the same, function for function; the tests hold the result
+bit-equal to `torch.optim`. Every other optimizer of PyTorch is taken as it is, at that price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 
-class Optimizer(Protocol):
-    """What the trainer asks of an optimizer."""
-
-    parameters: list[nn.Parameter]
-    learning_rate: float
-
-    def step(self, share: float = 1.0) -> None:
-        """Move each parameter along its gradient, at this share of the learning rate."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers from step to step, by name; the tensors themselves."""
-
-
-class SGD:
-    """theta <- theta - learning_rate * gradient.
+class Optimizer:
+    """What the trainer asks of an optimizer; a subclass defines `step`, and `state_dict` if it has a memory.
 
     Args:
         parameters: What to move; those without a gradient stay.
@@ -40,19 +27,53 @@ class SGD:
         self.parameters = list(parameters)
         self.learning_rate = learning_rate
 
-    @torch.no_grad()
-    def step(self, share: float = 1.0) -> None:
-        """Move each parameter along its gradient, at this share of the learning rate."""
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
         for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.add_(parameter.grad, alpha=-self.learning_rate * share)
+            parameter.grad = None
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm of all gradients together; not finite if one of them is not."""
+        gradients = (parameter.grad for parameter in self.parameters if parameter.grad is not None)
+        return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
+
+    def clip(self, norm: float, max_norm: float) -> None:
+        """Shorten gradients of this norm to `max_norm`; shorter ones stay."""
+        if norm > max_norm:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(max_norm / norm)
+
+    def step(self, factor: float = 1.0) -> None:
+        """Move each parameter along its gradient, at the learning rate times this factor."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: plain gradient descent has no memory."""
+        """What it remembers from step to step, by name; the tensors themselves."""
         return {}
 
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
-class Adam:
+    def expected_state(self) -> dict[str, Tensor]:
+        """What a loaded state must look like: names, shapes and dtypes."""
+        return self.state_dict()
+
+
+class SGD(Optimizer):
+    """theta <- theta - learning_rate * gradient."""
+
+    @torch.no_grad()
+    def step(self, factor: float = 1.0) -> None:
+        """Move each parameter along its gradient, at the learning rate times this factor."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-self.learning_rate * factor)
+
+
+class Adam(Optimizer):
     """Adam with PyTorch's default settings, in one fused call.
 
     Args:
@@ -63,15 +84,14 @@ class Adam:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-        self.parameters = list(parameters)
-        self.learning_rate = learning_rate
+        super().__init__(parameters, learning_rate)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = [torch.zeros(()) for _ in self.parameters]
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     @torch.no_grad()
-    def step(self, share: float = 1.0) -> None:
-        """Move each parameter along its gradient, at this share of the learning rate."""
+    def step(self, factor: float = 1.0) -> None:
+        """Move each parameter along its gradient, at the learning rate times this factor."""
         state = zip(self.parameters, self.mean, self.mean_square, self.steps, strict=True)
         moved = [(parameter, parameter.grad, *rest) for parameter, *rest in state if parameter.grad is not None]
         if not moved:
@@ -89,7 +109,7 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self.learning_rate * share,
+            lr=self.learning_rate * factor,
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
@@ -101,4 +121,79 @@ class Adam:
         return {f"{name}.{i}": tensor for name, tensors in slots.items() for i, tensor in enumerate(tensors)}
 
 
-OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+class TorchOptimizer(Optimizer):
+    """Any class of `torch.optim` with its default settings, such as `torch.optim.RMSprop`.
+
+    Args:
+        parameters: What to move; those without a gradient stay.
+        learning_rate: Step size, above 0.
+        name: Of the class, in `torch.optim`.
+
+    Raises:
+        ValueError: If there is no such class, or its step takes more than gradients, as that of LBFGS does.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, name: str) -> None:
+        super().__init__(parameters, learning_rate)
+        made = getattr(torch.optim, name, None)
+        if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+            raise ValueError(  # noqa: TRY004 -- of the name, not of its type
+                f"optimizer must be sgd, adam or a class of torch.optim, got 'torch.optim.{name}'"
+            )
+        try:
+            self._expected = _state_of(_stepped(made, self.parameters))
+            self._optimizer = made(self.parameters, lr=learning_rate)  # type: ignore[call-arg]
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"optimizer torch.optim.{name} cannot be used: {error}") from error
+
+    def step(self, factor: float = 1.0) -> None:
+        """Move each parameter along its gradient, at the learning rate times this factor."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers for each parameter; nothing before the first step."""
+        return _state_of(self._optimizer)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, tensor in state.items():
+            slot, _, index = name.rpartition(".")
+            self._optimizer.state[self.parameters[int(index)]][slot] = tensor.clone()
+
+    def expected_state(self) -> dict[str, Tensor]:
+        """What a state looks like after a step."""
+        return self._expected
+
+
+def _stepped(made: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that has taken a step, of copies: only then does it have a state to look at."""
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    for parameter in copies:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = made(copies, lr=1.0)  # type: ignore[call-arg]
+    optimizer.step()
+    return optimizer
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    parameters = optimizer.param_groups[0]["params"]
+    return {
+        f"{name}.{index}": value
+        for index, parameter in enumerate(parameters)
+        for name, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+    """The optimizer that a setting names: "sgd", "adam", or "torch.optim.X".
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    own: dict[str, Callable[[Iterable[nn.Parameter], float], Optimizer]] = {"sgd": SGD, "adam": Adam}
+    if name in own:
+        return own[name](parameters, learning_rate)
+    return TorchOptimizer(parameters, learning_rate, name.removeprefix("torch.optim."))

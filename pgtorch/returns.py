@@ -1,43 +1,91 @@
-"""What multiplies log pi: pure functions over T steps of N environments, tensors [T, N].
+"""What multiplies log pi: `weigh` picks it, pure functions over T steps of N environments compute it.
 
-Common arguments:
+Common arguments, tensors [T, N]:
 
     reward       float [T, N]
     terminated   bool [T, N], the episode ended by its own rules: nothing comes after, its future is worth 0
     truncated    bool [T, N], it was cut off: its future is worth `next_value`; where both are set, terminated wins
     next_value   float [T, N], value of the observation that the step led to: the episode's *final* observation where it
-                 ended, not the first one of the next; zeros where no value is known
+                 ended, not the first one of the next; zeros if no value is known
     valid        bool [T, N], False on filler rows (autoreset mode NEXT_STEP); filler gives 0 and passes nothing on
     discount     gamma in [0, 1]
 
-Where the last step of a rollout does not end an episode, its future is worth `next_value` as after a truncation. Sums
-are accumulated in float64 and given back in the dtype of `reward`. Nothing here changes its arguments.
+If the last step of a rollout does not end an episode, its future is worth `next_value` as after a truncation. Sums are
+accumulated in float64 and returned in the dtype of `reward`. No argument is changed.
 
 The policy gradient is the expectation of the sum over t of grad log pi(a_t | s_t) times one of these. Each docstring
-says whether that leaves it unbiased, and `scripts/verify.py` shows it by enumeration.
+says whether that leaves it unbiased, and `pgtorch verify` shows it by enumeration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pgtorch.config import TrainConfig
+from pgtorch.rollout import Batch, Rollout
+
+
+def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, config: TrainConfig) -> Batch:
+    """The valid rows of a rollout, each with what multiplies its log pi.
+
+    Args:
+        rollout: What was played.
+        value_function: Values [B] of observations [B, D]; None if nothing is learned but the policy.
+        config: `multiplier`, `baseline`, `discount`, `gae_lambda` and `standardize` say what is computed.
+
+    Returns:
+        B rows. Their `target`, what the value function is to return, comes before the baseline and the standardization.
+    """
+    reward, valid, discount = rollout.scaled_reward, rollout.valid, config.discount
+    ends: dict[str, Any] = {"terminated": rollout.terminated, "truncated": rollout.truncated, "valid": valid}
+    if value_function is not None:
+        value, next_value = rollout.values(value_function)
+    elif config.multiplier == "reward-to-go":
+        next_value = torch.zeros_like(reward)
+    if config.multiplier == "reward":
+        multiplier = target = reward
+    elif config.multiplier == "return":
+        multiplier = target = episode_return(reward, discount=discount, **ends)
+    elif config.multiplier == "reward-to-go":
+        multiplier = target = reward_to_go(reward, next_value=next_value, discount=discount, **ends)
+    else:
+        multiplier = generalized_advantage(
+            reward, value=value, next_value=next_value, discount=discount, gae_lambda=config.gae_lambda, **ends
+        )
+        target = multiplier + value
+    if config.baseline == "value" and config.multiplier != "gae":  # which has subtracted the value already
+        multiplier = multiplier - value
+    if config.baseline == "mean":
+        multiplier = subtract_mean(multiplier, valid)
+    if config.standardize and valid.sum() > 1:  # one row, the rest filler, has no deviation
+        multiplier = standardize(multiplier, valid)
+    return Batch(
+        rollout.rows(rollout.observation[:-1]),
+        rollout.rows(rollout.action),
+        rollout.rows(multiplier),
+        None if value_function is None else rollout.rows(target),
+    )
+
 
 def reward_to_go(
-    reward: Tensor, terminated: Tensor, truncated: Tensor, next_value: Tensor, valid: Tensor, discount: float
+    reward: Tensor, *, terminated: Tensor, truncated: Tensor, next_value: Tensor, valid: Tensor, discount: float
 ) -> Tensor:
     """Discounted sum of the rewards from this step on: what this action can still change.
 
         R_t = r_t + gamma * R_t+1,    R_t+1 = 0 after a termination, next_value_t after a truncation
 
-    Unbiased where weighted by `discount_weight`, where the future after a cut is known exactly, and where T covers the
-    episode. Practice leaves the weight out, which biases it where gamma < 1 (Nota and Thomas, 2020).
+    Unbiased if weighted by `discount_weight`, if the future after a cut is known exactly, and if T covers the episode.
+    Practice leaves the weight out, which biases it if gamma < 1 (Nota and Thomas, 2020).
 
     Returns:
         [T, N].
 
     Raises:
-        ValueError: Where shapes differ or the discount is outside [0, 1].
+        ValueError: If shapes differ or the discount is outside [0, 1].
 
     Source: Sutton et al. (2000), theorem 1; Williams (1992) for the episodic case.
     """
@@ -51,24 +99,25 @@ def reward_to_go(
     return result * valid
 
 
-def episode_return(reward: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
+def episode_return(reward: Tensor, *, terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
     """Discounted sum of all rewards of the episode that a step belongs to, the same at each of its steps.
 
         G = r_0 + gamma r_1 + gamma^2 r_2 + ...
 
-    Unbiased where T covers the episode; noisier than `reward_to_go`, since it also counts what an action cannot change.
+    Unbiased if T covers the episode; noisier than `reward_to_go`, since it also counts what an action cannot change.
 
     Returns:
         [T, N]. Of an episode that began before the rollout or goes on after it, what the rollout saw.
 
     Raises:
-        ValueError: Where shapes differ or the discount is outside [0, 1].
+        ValueError: If shapes differ or the discount is outside [0, 1].
 
     Source: Williams (1992), section 5 (episodic REINFORCE).
     """
     _check(discount, reward, terminated, truncated, valid)
     ended = terminated | truncated
-    weighted = torch.where(valid, reward.double() * discount_weight(terminated, truncated, valid, discount), 0.0)
+    weight = discount_weight(terminated=terminated, truncated=truncated, valid=valid, discount=discount)
+    weighted = torch.where(valid, reward.double() * weight, 0.0)
     so_far, sums = torch.zeros_like(weighted[0]), torch.zeros_like(weighted)
     for t in range(len(reward)):
         so_far = so_far + weighted[t]
@@ -81,7 +130,7 @@ def episode_return(reward: Tensor, terminated: Tensor, truncated: Tensor, valid:
     return (sums * valid).to(reward.dtype)
 
 
-def discount_weight(terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
+def discount_weight(*, terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
     """gamma^k for the k-th step of an episode, k from 0: how much the objective counts a state.
 
     Times `reward_to_go` it gives the gradient of the discounted objective without bias.
@@ -90,7 +139,7 @@ def discount_weight(terminated: Tensor, truncated: Tensor, valid: Tensor, discou
         float64 [T, N]; the first step of the rollout counts as the first of its episode.
 
     Raises:
-        ValueError: Where shapes differ or the discount is outside [0, 1].
+        ValueError: If shapes differ or the discount is outside [0, 1].
 
     Source: Sutton et al. (2000), the discounted state weighting d(s).
     """
@@ -108,6 +157,7 @@ def discount_weight(terminated: Tensor, truncated: Tensor, valid: Tensor, discou
 
 def generalized_advantage(
     reward: Tensor,
+    *,
     value: Tensor,
     terminated: Tensor,
     truncated: Tensor,
@@ -130,7 +180,7 @@ def generalized_advantage(
         Advantages, [T, N].
 
     Raises:
-        ValueError: Where shapes differ, or discount or gae_lambda is outside [0, 1].
+        ValueError: If shapes differ, or discount or gae_lambda is outside [0, 1].
 
     Source: Schulman et al. (2016), equation 16.
     """
@@ -149,13 +199,13 @@ def generalized_advantage(
 def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
     """Multiplier minus its mean over the valid rows: a constant baseline, taken from the batch itself.
 
-    Biased by a factor of 1 - 1/B where rows are independent, since a row's own return is part of the mean.
+    Biased by a factor of 1 - 1/B if rows are independent, since a row's own return is part of the mean.
 
     Returns:
         [T, N]; 0 on filler rows.
 
     Raises:
-        ValueError: Where no row is valid.
+        ValueError: If no row is valid.
 
     Source: Williams (1992), section 3 (reinforcement baseline).
     """
@@ -169,13 +219,13 @@ def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
 def standardize(advantage: Tensor, valid: Tensor) -> Tensor:
     """Advantages minus their mean, over their standard deviation, both over the valid rows.
 
-    Biased: the direction keeps but for the share of `subtract_mean`, the length becomes that of the batch's noise.
+    Biased: the direction changes as with `subtract_mean`, and the length becomes that of the batch's noise.
 
     Returns:
-        [T, N]; 0 on filler rows, and everywhere where all valid advantages are equal.
+        [T, N]; 0 on filler rows, and everywhere if all valid advantages are equal.
 
     Raises:
-        ValueError: Where fewer than two rows are valid: one number has no standard deviation.
+        ValueError: If fewer than two rows are valid: one number has no standard deviation.
     """
     _check(0.0, advantage, valid)
     kept = advantage[valid].double()
@@ -188,12 +238,12 @@ def standardize(advantage: Tensor, valid: Tensor) -> Tensor:
     return (centered / deviation).to(advantage.dtype)
 
 
-def _check(share: float, *tensors: Tensor) -> None:
+def _check(factor: float, *tensors: Tensor) -> None:
     """A discount or gae_lambda within [0, 1], and tensors of one shape [T, N] with T of at least 1."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"discount and gae_lambda must be in [0, 1], got {share}")
+    if not 0 <= factor <= 1:
+        raise ValueError(f"discount and gae_lambda must be in [0, 1], got {factor}")
     if any(tensor.dtype in (torch.int32, torch.int64) for tensor in tensors):
-        raise ValueError("rewards and values must be floating, got integers: sums of them would be cut off")
+        raise ValueError("rewards and values must be floating, got integers: their discounted sums would be cut off")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 or any(len(shape) != 2 or shape[0] < 1 for shape in shapes):  # noqa: PLR2004
         raise ValueError(f"all tensors must have one shape [T, N], got {sorted(map(list, shapes))}")

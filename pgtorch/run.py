@@ -1,20 +1,26 @@
-"""A run: a trainer, the folder that it writes to, and the way back into it."""
+"""A run: the outer loop around a trainer, the folder that it writes to, and the way back into it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
-from pgtorch.record import metrics, pictures
-from pgtorch.record.checkpoint import CheckpointError, checkpoints, read_config, read_newest, save_checkpoint
 from pgtorch.config import TrainConfig
+from pgtorch.environment.streams import own_streams
+from pgtorch.environment.workers import Interrupted, StepTimeout
 from pgtorch.policies import Policy
-from pgtorch.record.folder import create_run_folder, note_resumption
+from pgtorch.record import pictures
+from pgtorch.record.checkpoint import checkpoints, read_newest, remove_newer, save_checkpoint
+from pgtorch.record.folder import locked, new_run_folder, note_hash, note_resumption
+from pgtorch.record.metrics import History, MetricsWriter, read_record
+from pgtorch.record.trained_run import TrainedRun, read_config
+from pgtorch.record.trainer_state import put_trainer_state, require_finite_state, take_trainer_state
 from pgtorch.trainer import Trainer
 
 
@@ -22,15 +28,15 @@ class SetupError(ValueError):
     """What was asked for cannot be done. Nothing has been written."""
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run leaves behind."""
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(TrainedRun):
+    """A trained policy with its settings and its normalizer, and where its run is."""
 
-    policy: Policy  # the trained module
     run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures
     num_updates: int
     num_env_steps: int
-    summary: dict[str, float]  # `metrics.summarize`, and the mean return of the last 100 episodes: `recent_return`
+    summary: dict[str, float]  # `History.summary`, and the mean return of the last 100 episodes: `recent_return`
+    hash: str  # of metrics and parameters: the same seed on the same kind of machine gives the same hash
 
 
 Callback = Callable[[int, Mapping[str, float]], None]
@@ -42,32 +48,34 @@ def train(
     callback: Callback | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Train a policy and write the run down.
+    """Train a policy and record the run in a folder of its own.
 
     Args:
         config: Settings; None is the lesson.
-        policy: What to train; None makes the one that fits the environment.
-        callback: Called after each update with its number and metrics, for a progress bar for instance.
-        should_stop: Asked after each update; where it says so, the run is saved and ends, to be resumed later.
+        policy: What to train; None makes the policy that the settings name.
+        callback: Called after each update with its number and its figures by tag, for a progress bar for instance.
+        should_stop: Asked after each update. Once it returns True, the run is saved and ends, to be resumed later.
 
     Returns:
-        The policy and where its run lies.
+        The policy and where its run is.
 
     Raises:
-        SetupError: Where environment, policy, settings and folder do not fit; nothing has been written then.
-        GradientMismatchError: Where autograd's gradient is not the manual one.
-        NonFiniteError: Where an observation, a reward or a gradient is no finite number.
-        CheckpointError: Where a checkpoint cannot be written.
+        SetupError: If environment, policy, settings and folder do not fit; nothing has been written.
+        GradientMismatchError: If autograd's gradient is not the manual one.
+        NonFiniteError: If an observation, a reward or a gradient is not finite.
+        ContractError: If the environment does not keep to its spaces.
+        CheckpointError: If a checkpoint cannot be written.
     """
-    config = config or TrainConfig()
-    with _setting_up():
-        trainer = Trainer(config, policy)
-    with closing(trainer):
+    config = TrainConfig() if config is None else config
+    with ExitStack() as stack:
         with _setting_up():
-            folder = create_run_folder(config)
-        with metrics.MetricsWriter(folder) as writer:
-            writer.write_about(config)
-            return _run(trainer, folder, writer, callback, should_stop)
+            _require_arguments(config, policy, callback)
+            stack.enter_context(_as_found(config))
+            trainer = stack.enter_context(closing(Trainer(config, policy)))
+            folder = stack.enter_context(new_run_folder(config))
+        writer = stack.enter_context(MetricsWriter(folder))
+        writer.begin(config, trainer.policy.figures())
+        return _run(trainer, folder, writer, callback, should_stop)
 
 
 def resume(
@@ -78,13 +86,13 @@ def resume(
     callback: Callback | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Go on with a run from its newest checkpoint that is whole, in the same folder, as if it had never stopped.
+    """Continue a run from its newest checkpoint that is whole, in the same folder, as if it had never stopped.
 
     Args:
         run_dir: The run's folder.
-        num_updates: Where the run is to end instead; with a learning rate that decays, the rest of it then differs.
-        target_return: Where it is to stop before instead; None leaves that as it was.
-        policy: For a policy of one's own: one of its class, whose parameters are replaced.
+        num_updates: New number of updates. If the learning rate decays, the rest of the run then differs.
+        target_return: New target return. None keeps the run's own.
+        policy: For a policy of your own: one of its class, whose parameters are replaced.
         callback: As for `train`.
         should_stop: As for `train`.
 
@@ -92,77 +100,129 @@ def resume(
         As for `train`.
 
     Raises:
-        SetupError: Where there is no run to resume, or it cannot be gone on with as asked.
-        CheckpointError: Where no checkpoint is whole, or it does not fit.
-        GradientMismatchError, NonFiniteError: As for `train`.
+        SetupError: If there is no run to resume, or it cannot be continued as asked.
+        CheckpointError: If no checkpoint is whole and fits.
+        GradientMismatchError, NonFiniteError, ContractError: As for `train`.
     """
     folder = Path(run_dir)
-    try:
-        found = checkpoints(folder)
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        found = []
-    if not found:
-        raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}, which has none")
-    path, content = read_newest(folder)
-    config = read_config(path, content)
-    with _setting_up():
-        asked: dict[str, Any] = {"num_updates": num_updates, "target_return": target_return}
-        config = replace(config, **{name: value for name, value in asked.items() if value is not None})
-        trainer = Trainer(config, policy)
-    with closing(trainer):
+    asked = {"num_updates": num_updates, "target_return": target_return}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+
+    def continued(path: Path, content: Mapping[str, Any]) -> tuple[Trainer, History]:
+        config = read_config(path, content)
+        history = read_record(folder, content["record"])
+        with _setting_up():
+            config = replace(config, **changes)
+            stack.enter_context(_as_found(config))
+            trainer = Trainer(config, policy)
         try:
-            trainer.load_state_dict(content["trainer"])
-            metrics.require_files(folder, content["files"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        if trainer.num_updates > config.num_updates:
+            put_trainer_state(trainer, content["trainer"])
+        except BaseException:
+            trainer.close()
+            raise
+        return trainer, history
+
+    with ExitStack() as stack:
+        with _setting_up():
+            _require_arguments(TrainConfig(**changes), policy, callback)
+            stack.enter_context(locked(folder))
+        if not checkpoints(folder):
+            raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}")
+        path, (trainer, history) = read_newest(folder, continued)
+        stack.enter_context(closing(trainer))
+        if trainer.num_updates > trainer.config.num_updates:
             raise SetupError(f"num_updates must be at least {trainer.num_updates}, the updates done, got {num_updates}")
-        for newer in checkpoints(folder):
-            if newer > path:
-                newer.unlink()
-        note_resumption(folder, config)
-        with metrics.MetricsWriter(folder, content["files"], trainer.num_env_steps) as writer:
-            return _run(trainer, folder, writer, callback, should_stop)
+        with _setting_up():
+            remove_newer(path)
+            note_resumption(folder, trainer.config)
+        writer = stack.enter_context(MetricsWriter(folder, history))
+        return _run(trainer, folder, writer, callback, should_stop)
 
 
 def _run(
     trainer: Trainer,
     folder: Path,
-    writer: metrics.MetricsWriter,
+    writer: MetricsWriter,
     callback: Callback | None,
     should_stop: Callable[[], bool],
 ) -> TrainResult:
     config, saved = trainer.config, -1
 
     def save() -> int:
-        trainer.require_finite()
-        files = writer.flush_to_disk()
-        content = {"config": config.to_dict(), "files": files, "trainer": trainer.state_dict()}
-        save_checkpoint(folder, trainer.num_updates, content)
+        require_finite_state(trainer)
+        record = writer.save()
+        state = take_trainer_state(trainer)
+        save_checkpoint(folder, trainer.num_updates, config=config.to_dict(), record=record, trainer=state)
         return trainer.num_updates
 
-    while trainer.num_updates < config.num_updates and not trainer.has_reached_target() and not should_stop():
-        logged = trainer.update()
-        writer.write(trainer.num_updates, trainer.num_env_steps, logged)
+    if isinstance(trainer.env, StepTimeout):
+        trainer.env.should_stop = should_stop
+    while trainer.num_updates < config.num_updates and not _has_reached_target(trainer) and not should_stop():
+        try:
+            figures = trainer.update()
+        except Interrupted:  # a worker hangs, and the run was asked to stop: the last finished update is saved
+            break
+        writer.write(trainer.num_updates, trainer.num_env_steps, figures)
         if callback is not None:
-            callback(trainer.num_updates, logged)
+            callback(trainer.num_updates, figures)
         if config.checkpoint_every and trainer.num_updates % config.checkpoint_every == 0:
             saved = save()
     if saved != trainer.num_updates:
         save()
-    lines = metrics.read_metrics(folder)
-    if config.pictures and lines and (trainer.num_updates == config.num_updates or not should_stop()):
-        for tag, picture in pictures.draw(folder, lines, config, trainer.policy).items():
+    if config.pictures and (trainer.num_updates == config.num_updates or not should_stop()):
+        for tag, picture in pictures.draw(folder, writer.history, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
+    modules = {"policy": trainer.policy, "value_function": trainer.value_function}
+    digest = writer.hash({name: module for name, module in modules.items() if module is not None})
+    note_hash(folder, digest)
     recent = trainer.collector.episodes.recent
-    summary = metrics.summarize(lines) | ({"recent_return": sum(recent) / len(recent)} if recent else {})
-    return TrainResult(trainer.policy, folder, trainer.num_updates, trainer.num_env_steps, summary)
+    return TrainResult(
+        config=config,
+        policy=trainer.policy,
+        normalize_observation=trainer.collector.normalize_observation,
+        run_dir=folder,
+        num_updates=trainer.num_updates,
+        num_env_steps=trainer.num_env_steps,
+        summary=writer.history.summary() | ({"recent_return": sum(recent) / len(recent)} if recent else {}),
+        hash=digest,
+    )
+
+
+def _has_reached_target(trainer: Trainer) -> bool:
+    """Whether the mean return of the last 100 episodes is at the target, if there is one."""
+    target, recent = trainer.config.target_return, trainer.collector.episodes.recent
+    return target is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= target
+
+
+def _require_arguments(config: object, policy: object, callback: object) -> None:
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig, got {config!r:.100}")
+    if not isinstance(policy, Policy | None):
+        raise TypeError(f"policy must be a pgtorch.Policy, got {policy!r:.100}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r:.100}")
+
+
+@contextmanager
+def _as_found(config: TrainConfig) -> Iterator[None]:
+    """Give a run its own number of torch threads and its own global random streams; then put the caller's back."""
+    before = torch.get_num_threads()
+    with own_streams(config.seed):
+        torch.set_num_threads(config.num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @contextmanager
 def _setting_up() -> Iterator[None]:
-    """Whatever goes wrong before the first step is a `SetupError`."""
+    """Whatever goes wrong before the first step, in an environment's constructor for instance, is a `SetupError`."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError, gym.error.Error) as error:
-        raise SetupError(str(error) or type(error).__name__) from error
+    except SetupError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError | gym.error.Error)
+        message = str(error) if told and str(error) else f"{type(error).__name__} {error}".rstrip()
+        raise SetupError(message) from error

@@ -2,7 +2,7 @@
 
 import sys
 
-from pgtorch.commands.verify import main
+from pgtorch.__main__ import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # other processes may import this file
+    main(["verify", *sys.argv[1:]])

@@ -1,16 +1,15 @@
-"""Fixtures that every test may use."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Fixtures that every test may use; what tests import stands in support.py."""
 
 import pytest
 import torch
 
 import restaurant_env  # noqa: F401 -- registers Restaurant-v0
 
-ROOT = Path(__file__).parents[1]
+pytest.register_assert_rewrite("support")
+
+import support  # noqa: E402 -- after the line above
+
+ROOT = support.ROOT
 
 torch.set_num_threads(1)  # here, not in a fixture: those of a module come first, and two threads may be far slower
 
@@ -18,10 +17,4 @@ torch.set_num_threads(1)  # here, not in a fixture: those of a module come first
 @pytest.fixture
 def run_script():
     """Runs a script as a user does, in a process of its own: run_script("train.py", "--seed", 3, cwd=folder)."""
-
-    def run(name, *arguments, cwd, **environment):
-        command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-        settings = {"cwd": cwd, "env": {**os.environ, **environment}, "timeout": 110}
-        return subprocess.run(command, check=False, capture_output=True, text=True, **settings)
-
-    return run
+    return support.run_script

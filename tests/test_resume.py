@@ -1,26 +1,24 @@
-"""A run that stopped, or was killed, and goes on: nothing may tell it from one that never stopped."""
+"""A run that stopped, or was killed, and continues: nothing may tell it from one that never stopped."""
 
-import copy
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import types
 import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
+from support import disturb_global_streams, leaves, run_python, stop_after
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from pgtorch import BiasPolicy, CheckpointError, ContractError, NonFiniteError, SetupError, TrainConfig, resume, train
-from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest, save_checkpoint
-from pgtorch.record.evaluation import play_episodes
+from pgtorch import BiasPolicy, CheckpointError, SetupError, TrainConfig, resume, train
+from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest
+from pgtorch.record.evaluation import evaluate
 from pgtorch.record.metrics import read_metrics
+from pgtorch.record.trained_run import TrainedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's reader
 
@@ -49,21 +47,8 @@ def config_of(case, folder, **settings):
     )
 
 
-def leaves(value, path="trainer"):
-    """Every number of nested state, by path, in a form in which equal means equal to the last bit."""
-    if isinstance(value, dict):
-        parts = [leaves(item, f"{path}.{key}") for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [{f"{path}.length": len(value)}, *(leaves(item, f"{path}[{i}]") for i, item in enumerate(value))]
-    elif isinstance(value, torch.Tensor):
-        return {path: (str(value.dtype), list(value.shape), value.contiguous().numpy().tobytes())}
-    else:
-        return {path: repr(value)}
-    return {name: leaf for part in parts for name, leaf in part.items()}
-
-
 def different(folder, other):
-    """Where two runs differ, a path each; empty where no bit does."""
+    """Where two runs differ, a path each; an empty list if no bit does."""
     ours, theirs = (leaves(read_newest(run)[1]["trainer"]) for run in (folder, other))
     paths = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
     return paths + ["metrics.jsonl"] * (
@@ -71,21 +56,8 @@ def different(folder, other):
     )
 
 
-def stop_after(updates):
-    """Lets so many updates pass, then says to stop."""
-    asked = itertools.count()
-    return lambda: next(asked) >= updates
-
-
-def disturb():
-    """What another process would have in its generators."""
-    torch.manual_seed(99)
-    torch.rand(7)
-    np.random.seed(99)  # noqa: NPY002 -- the global one is meant
-
-
 def scalars(folder):
-    """All scalars of all event files, read record by record: (tag, step) as often as they stand there."""
+    """All scalars of all event files, read record by record: (tag, step), as often as it occurs."""
     found = []
     for path in sorted(folder.glob("events.*")):
         for record in RawEventFileLoader(str(path)).Load():
@@ -96,8 +68,8 @@ def scalars(folder):
 
 def of_lines(folder):
     """The scalars that there should be, by `metrics.jsonl`."""
-    told = {"update", "env_steps"}
-    tags = [(tag, line["env_steps"]) for line in read_metrics(folder) for tag in line.keys() - told]
+    counts = {"update", "env_steps"}
+    tags = [(tag, line["env_steps"]) for line in read_metrics(folder) for tag in line.keys() - counts]
     return sorted(tags + [("time/env_steps_per_second", line["env_steps"]) for line in read_metrics(folder)])
 
 
@@ -125,7 +97,7 @@ import json
 pgtorch.record.metrics.FLUSH_SECONDS = -1.0  # every update reaches the files at once
 last = int(sys.argv[1])
 
-def kill(update, logged):
+def kill(update, figures):
     if update == last:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -143,7 +115,8 @@ def killed(tmp_path_factory):
     """Folders of runs that were killed (signal 9) after update 13, by case."""
     folders = {case: tmp_path_factory.mktemp("killed") / "run" for case in CASES}
     settings = [config_of(case, folder).to_dict() for case, folder in folders.items()]
-    subprocess.run([sys.executable, "-c", KILL, str(KILLED_AT), json.dumps(settings)], check=True, timeout=100)
+    done = run_python("-c", KILL, KILLED_AT, json.dumps(settings))
+    assert done.returncode == 0, done.stderr
     return folders
 
 
@@ -155,7 +128,7 @@ def test_killed_and_resumed_is_never_stopped(tmp_path, killed, straight, case):
     assert max(step for _, step in scalars(folder)) == read_metrics(folder)[-1]["env_steps"]
     with (folder / "metrics.jsonl").open("a") as lines:
         lines.write('{"update": 14, "env')  # as a line torn by the kill
-    disturb()
+    disturb_global_streams()
     result = resume(folder)
     assert different(folder, straight(case).run_dir) == []
     assert result.summary == straight(case).summary
@@ -166,37 +139,16 @@ def test_killed_and_resumed_is_never_stopped(tmp_path, killed, straight, case):
 def test_stopped_and_resumed_is_never_stopped(tmp_path, straight, case):
     result = train(config_of(case, tmp_path), should_stop=stop_after(8))
     assert (result.num_updates, len(read_metrics(tmp_path))) == (8, 8)
-    disturb()
+    disturb_global_streams()
     assert resume(tmp_path).num_updates == LAST
     assert different(tmp_path, straight(case).run_dir) == []
     assert scalars(tmp_path) == of_lines(tmp_path)
 
 
-@pytest.mark.parametrize("case", ["cart", "carts one by one", "pendulum"])
-def test_the_checkpoints_above_lie_within_episodes(tmp_path, case):
-    train(config_of(case, tmp_path), should_stop=stop_after(8))
-    assert read_newest(tmp_path)[1]["trainer"]["collector"]["length"].min() > 0
-
-
-def test_a_checkpoint_above_waits_for_a_reset(tmp_path):
-    """NEXT_STEP: at the moment of saving one cart has fallen, and its next step is filler."""
-    config = config_of("carts one by one", tmp_path, num_envs=9, num_steps=1, checkpoint_every=1)
-    asked = itertools.count()
-
-    def waits():
-        return next(asked) > 0 and read_newest(tmp_path)[1]["trainer"]["collector"]["resetting"].any().item()
-
-    stopped = train(config, should_stop=waits).num_updates
-    assert 1 < stopped < LAST
-    resume(tmp_path)
-    other = train(config_of("carts one by one", tmp_path / "other", num_envs=9, num_steps=1, checkpoint_every=1))
-    assert different(tmp_path, other.run_dir) == []
-
-
 def test_resuming_again_and_again(tmp_path, straight):
     train(config_of("cart", tmp_path), should_stop=stop_after(4))
     for updates in (3, 1, 6):
-        disturb()
+        disturb_global_streams()
         resume(tmp_path, should_stop=stop_after(updates))
     assert resume(tmp_path).num_updates == LAST
     assert different(tmp_path, straight("cart").run_dir) == []
@@ -204,9 +156,9 @@ def test_resuming_again_and_again(tmp_path, straight):
 
 
 def test_a_resumed_run_that_ends_before_its_first_checkpoint(tmp_path, straight):
-    """Then a file of events lies there that no checkpoint knows."""
+    """It leaves a file of events that no checkpoint knows."""
 
-    def fail(update, logged):
+    def fail(update, figures):
         raise RuntimeError("power cut")
 
     train(config_of("cart", tmp_path), should_stop=stop_after(8))
@@ -259,7 +211,7 @@ def test_scripts_resume_in_a_process_of_their_own(run_script, tmp_path, straight
 
 
 def test_tensorboard_sees_each_step_once(tmp_path):
-    """Also where event files of a run that was killed twice lie beside each other."""
+    """Also if a run left several event files."""
     train(config_of("lesson", tmp_path), should_stop=stop_after(7))
     resume(tmp_path, should_stop=stop_after(6))
     resume(tmp_path)
@@ -271,7 +223,7 @@ def test_tensorboard_sees_each_step_once(tmp_path):
 
 
 def test_events_of_a_killed_run_can_be_read(killed, tmp_path):
-    """And where the kill tore the last record."""
+    """Also if the kill tore the last record."""
     folder = tmp_path / "copy"
     folder.mkdir()
     (path,) = killed["next step"].glob("events.*")
@@ -288,7 +240,7 @@ def damage(path):
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
 
 
-def test_goes_back_where_the_newest_checkpoint_is_damaged(tmp_path, straight):
+def test_goes_back_if_the_newest_checkpoint_is_damaged(tmp_path, straight):
     train(config_of("cart", tmp_path), should_stop=stop_after(13))
     newest, older = checkpoints(tmp_path)
     assert (newest.name, older.name) == ("checkpoint-000000013.pt", "checkpoint-000000010.pt")
@@ -312,7 +264,7 @@ def test_no_checkpoint_is_whole(tmp_path):
 
 
 def test_the_record_must_be_there(tmp_path):
-    """Where `metrics.jsonl` lost lines, going on would make a record with a hole."""
+    """If `metrics.jsonl` lost lines, the record would continue with a gap."""
     train(config_of("lesson", tmp_path), should_stop=stop_after(8))
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     for lines in (whole[:-1], b""):
@@ -325,101 +277,7 @@ def test_the_record_must_be_there(tmp_path):
         resume(tmp_path)
 
 
-# C3: every part of the trainer's state is needed.
-
-
-def altered(state, path):
-    """The state with the part at `path`, a tuple of keys, replaced by another that is as good in form."""
-    state = copy.deepcopy(state)
-    *way, last = path
-    holder = state
-    for key in way:
-        holder = holder[key]
-    value = holder[last]
-    if last == "generator":
-        holder[last] = torch.Generator().manual_seed(1).get_state()
-    elif last == "environment":
-        del holder[last]
-    elif last == "recent":
-        holder[last] = [item + 1.0 for item in value]
-    elif isinstance(value, torch.Tensor):
-        holder[last] = ~value if value.dtype == torch.bool else value + (0.01 if value.is_floating_point() else 1)
-    else:
-        holder[last] = value + 1 if not isinstance(value, str) else value + "x"
-    return state
-
-
-def parts(state, path=()):
-    """Paths of all parts; the environment is one."""
-    for key, value in state.items():
-        if isinstance(value, dict) and key != "environment":
-            yield from parts(value, (*path, key))
-        else:
-            yield (*path, key)
-
-
-def outcome(folder, content):
-    """What comes of a run that is resumed with this checkpoint."""
-    for path in checkpoints(folder):
-        path.unlink()
-    save_checkpoint(folder, 11, content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # new episodes begin
-        summary = resume(folder).summary
-    return leaves(read_newest(folder)[1]["trainer"]), (folder / "metrics.jsonl").read_bytes(), summary
-
-
-@pytest.mark.parametrize("case", ["lesson", pytest.param("carts one by one", marks=pytest.mark.long)])
-def test_no_part_of_the_state_is_idle(tmp_path, case):
-    """With another value of any part the run is refused or ends as another one, in more than that part itself."""
-    train(config_of(case, tmp_path), should_stop=stop_after(11))
-    content = read_newest(tmp_path)[1]
-    right = outcome(tmp_path, content)
-    idle, found = [], list(parts(content["trainer"]))
-    assert len(found) == len(set(found)) > (10 if case == "lesson" else 25)
-    for part in found:
-        try:
-            state, *rest = outcome(tmp_path, {**content, "trainer": altered(content["trainer"], part)})
-        except (CheckpointError, ContractError):
-            continue
-        name = ".".join(("trainer", *part))
-        elsewhere = {path for path in state if state[path] != right[0].get(path) and not path.startswith(name)}
-        if not elsewhere and rest == list(right[1:]):
-            idle.append(name)
-    allowed = {"trainer.collector.steps_taken"}  # which is told in messages only; see below
-    if case == "lesson":
-        allowed.add("trainer.collector.resetting")  # which NEXT_STEP alone needs
-    assert set(idle) <= allowed
-
-
-@pytest.mark.parametrize("case", ["lesson", "carts one by one", "cart"])
-def test_no_part_of_the_state_can_be_left_out(tmp_path, case):
-    train(config_of(case, tmp_path), should_stop=stop_after(11))
-    content = read_newest(tmp_path)[1]
-    for *way, last in parts(content["trainer"]):
-        if last == "environment":  # then new episodes begin; see below
-            continue
-        without = copy.deepcopy(content)
-        holder = without["trainer"]
-        for key in way:
-            holder = holder[key]
-        del holder[last]
-        with pytest.raises(CheckpointError, match=rf"trainer.* missing \['{last}'\]"):
-            outcome(tmp_path, without)
-
-
-def test_messages_count_steps_from_the_beginning(tmp_path, monkeypatch):
-    """The one use of the collector's `num_steps`."""
-    train(TrainConfig("Opaque-v0", run_dir=tmp_path, pictures=False, **SMALL), should_stop=stop_after(8))
-    monkeypatch.setattr(Opaque, "factor", np.nan)
-    with (
-        pytest.warns(UserWarning, match="new episodes begin"),
-        pytest.raises(NonFiniteError, match="reward must be finite, got nan, of environment 0 at step 65"),
-    ):
-        resume(tmp_path)
-
-
-# What cannot give its state.
+# What the loop around the trainer does with a state that cannot be put back; more in record/test_trainer_state.py.
 
 
 class Opaque(gym.Env):
@@ -428,10 +286,9 @@ class Opaque(gym.Env):
     observation_space = gym.spaces.Box(-100.0, 100.0, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    factor = 1.0
-
     def __init__(self):
         self.file = open("/dev/null")  # noqa: SIM115 -- held on purpose
+        self.begin()
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -439,33 +296,18 @@ class Opaque(gym.Env):
         return np.array([self.at], np.float32), {}
 
     def step(self, action):
+        self.change()
         self.at += 2 * int(action) - 1
-        return np.array([self.at], np.float32), self.at * self.factor, abs(self.at) > 5, False, {}
+        return np.array([self.at], np.float32), self.at, abs(self.at) > 5, False, {}
+
+    def begin(self):
+        """Before the first step."""
+
+    def change(self):
+        """In each step."""
 
     def close(self):
         self.file.close()
-
-
-gym.register("Opaque-v0", Opaque, max_episode_steps=30, disable_env_checker=True)
-
-
-def test_new_episodes_begin_where_the_environment_gives_no_state(tmp_path):
-    config = TrainConfig("Opaque-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL)
-    train(config, should_stop=stop_after(8))
-    before = read_newest(tmp_path)[1]["trainer"]
-    assert "environment" not in before
-    with pytest.warns(
-        UserWarning, match=r"Opaque-v0 cannot give its state, .*file is a _io\.TextIOWrapper.*new episodes"
-    ):
-        resume(tmp_path, should_stop=stop_after(0))
-    after = read_newest(tmp_path)[1]["trainer"]
-    assert not after["collector"]["length"].any()
-    kept = {"policy", "value_function", "optimizers", "generator", "num_updates", "num_env_steps"}
-    assert leaves({key: before[key] for key in kept}) == leaves({key: after[key] for key in kept})
-    with pytest.warns(UserWarning, match="new episodes begin"):
-        assert resume(tmp_path).num_updates == LAST
-    assert [line["update"] for line in read_metrics(tmp_path)] == list(range(1, LAST + 1))
-    assert scalars(tmp_path) == of_lines(tmp_path)
 
 
 class Clear(Opaque):
@@ -474,19 +316,12 @@ class Clear(Opaque):
     def __init__(self):
         self.begin()
 
-    def begin(self):
-        """Before the first step."""
-
     def close(self):
         """Nothing to close."""
 
-    def step(self, action):
-        self.change()
-        return super().step(action)
-
 
 class Growing(Clear):
-    """Where objects come into being, an attribute too: after a reset there is nothing to put their state into."""
+    """Objects come into being, and an attribute too: a fresh environment has nothing to put their state into."""
 
     def begin(self):
         self.foes = []
@@ -520,33 +355,34 @@ class Choosing(Clear):
         self.rule = abs
 
 
-for kind in (Growing, Changing, Choosing):
+for kind in (Opaque, Growing, Changing, Choosing):
     gym.register(f"{kind.__name__}-v0", kind, max_episode_steps=30, disable_env_checker=True)
+
+
+def test_new_episodes_begin_if_the_environment_cannot_give_its_state(tmp_path):
+    """Once for each resumption; the record goes on as if nothing had happened."""
+    train(TrainConfig("Opaque-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL), should_stop=stop_after(8))
+    message = r"Opaque-v0 cannot give its state, .*file is a _io.TextIOWrapper.*new episodes begin"
+    with pytest.warns(UserWarning, match=message):
+        resume(tmp_path, should_stop=stop_after(0))
+    assert not read_newest(tmp_path)[1]["trainer"]["collector"]["episodes"]["length"].any()
+    with pytest.warns(UserWarning, match="new episodes begin"):
+        assert resume(tmp_path).num_updates == LAST
+    assert [line["update"] for line in read_metrics(tmp_path)] == list(range(1, LAST + 1))
+    assert scalars(tmp_path) == of_lines(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["Growing", "Changing", "Choosing"])
 def test_a_state_that_cannot_be_put_back_does_not_end_a_run(tmp_path, kind):
     """That such an environment cannot give its state shows late; the policy is whole all the same."""
     train(TrainConfig(f"{kind}-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL), should_stop=stop_after(8))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         assert resume(tmp_path).num_updates == LAST
-    assert all("new episodes begin" in str(warning.message) for warning in told)
+    assert all("new episodes begin" in str(warning.message) for warning in given)
 
 
-def test_new_episodes_are_others_than_at_the_start(tmp_path):
-    config = TrainConfig("Opaque-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL)
-    first = []
-    train(config, should_stop=lambda: first.append(1) or len(first) > 1)
-    with pytest.warns(UserWarning, match="new episodes begin"):
-        resume(tmp_path, should_stop=stop_after(0))
-    restarted = read_newest(tmp_path)[1]["trainer"]["collector"]["observation"]
-    fresh = gym.make_vec("Opaque-v0", num_envs=2, vectorization_mode="sync")
-    assert not np.array_equal(fresh.reset(seed=3)[0], restarted.numpy())
-    fresh.close()
-
-
-# L10: what only watches changes nothing.
+# What only watches changes nothing.
 
 
 @pytest.mark.parametrize("case", ["restaurants", "cart"])
@@ -561,16 +397,16 @@ def test_watching_and_saving_change_nothing(tmp_path, case):
 
 
 def test_evaluating_between_updates_changes_nothing(tmp_path, straight):
-    policy = BiasPolicy()
+    config, policy = config_of("lesson", tmp_path), BiasPolicy()
 
-    def watch(update, logged):
-        play_episodes(policy, LESSON, 3, greedy=False, seed=update)
+    def watch(update, figures):
+        evaluate(TrainedRun(config=config, policy=policy), 3, seed=update)
 
-    train(config_of("lesson", tmp_path), policy=policy, callback=watch)
+    train(config, policy=policy, callback=watch)
     assert different(tmp_path, straight("lesson").run_dir) == []
 
 
-# I2: folders that are none.
+# Folders that hold no run.
 
 
 @pytest.fixture
@@ -594,7 +430,7 @@ def folders(tmp_path):
         ("--resume run --seed 3", "--seed"),
     ],
 )
-def test_what_cannot_be_resumed_is_told_in_one_line(run_script, folders, flags, named):
+def test_what_cannot_be_resumed_is_said_in_one_line(run_script, folders, flags, named):
     def everything():
         return {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
 
@@ -607,7 +443,7 @@ def test_what_cannot_be_resumed_is_told_in_one_line(run_script, folders, flags, 
     assert everything() == before
 
 
-def test_a_damaged_run_is_told_in_one_line(run_script, folders):
+def test_a_damaged_run_is_named_in_one_line(run_script, folders):
     for path in checkpoints(folders / "run"):
         damage(path)
     done = run_script("train.py", "--resume", "run", cwd=folders)

@@ -34,7 +34,7 @@ class Restaurant(IntEnum):
 
 
 def is_hungry(hunger: Float, hungry_above: float) -> Bool:
-    """Whether one is hungry: hunger strictly above the threshold."""
+    """Whether hunger is strictly above the threshold."""
     return hunger > hungry_above
 
 
@@ -44,12 +44,12 @@ def serves_large(draw: Float, probability: Float) -> Bool:
 
 
 def reward_of(large: Bool, hungry: Bool, scale: float) -> Float:
-    """+scale where the order suits (large and hungry, or small and not hungry), -scale where it does not."""
+    """+scale if the order suits (large and hungry, or small and not hungry), -scale if it does not."""
     return scale * (2.0 * (large == hungry) - 1.0)  # np.where takes six times as long on random masks
 
 
 def significance(hunger: Float, hungry_above: float) -> Float:
-    """Factor of a graded reward: 2 where hunger is more than 0.25 away from the threshold, else 1."""
+    """Factor of a graded reward: 2 if hunger is more than 0.25 away from the threshold, else 1."""
     return 1.0 + (abs(hunger - hungry_above) > SIGNIFICANT_DISTANCE)
 
 
@@ -61,7 +61,7 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _number(name: str, value: Any, expected: str) -> NDArray[np.float64]:
-    """`value` as a float64 array, or an error that names it, what was expected and what came."""
+    """`value` as a float64 array, or an error with its name, what was expected and what came."""
     array = _array(value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be {expected}, got {value!r}")
@@ -69,7 +69,7 @@ def _number(name: str, value: Any, expected: str) -> NDArray[np.float64]:
 
 
 def _in_range(name: str, value: Any, low: float, high: float) -> NDArray[np.float64]:
-    """`value` as a float64 array, or an error that names it, the range and what came."""
+    """`value` as a float64 array, or an error with its name, the range and what came."""
     array = _number(name, value, f"a number in [{low:g}, {high:g}]")
     if not np.all((array >= low) & (array <= high)):  # refuses NaN as well
         raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
@@ -167,7 +167,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
 
     ## Reward
     `+reward_scale` for a large order when hungry or a small one when not, `-reward_scale` otherwise. Hungry means
-    hunger strictly above `hungry_above`. With `reward_scheme="graded"` the reward is doubled where hunger is
+    hunger strictly above `hungry_above`. With `reward_scheme="graded"` the reward is doubled if hunger is
     further than 0.25 from `hungry_above`: there the outcome is more significant.
 
     ## Starting state
@@ -223,14 +223,14 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
         """Start a visit.
 
         Args:
-            seed: Seed of the environment's generator; None goes on with the present one.
+            seed: Seed of the environment's generator; None keeps the present one.
             options: `{"hunger": x}` forces the hunger to x in [0, 1].
 
         Returns:
             The observation, float32 [1], and an empty info.
 
         Raises:
-            TypeError, ValueError: Where the forced hunger is not one number in [0, 1].
+            TypeError, ValueError: If the forced hunger is not one number in [0, 1].
         """
         forced = None
         if options and "hunger" in options:
@@ -252,8 +252,8 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
             Observation (float32 [1], unchanged), reward (float), True, False, and the info.
 
         Raises:
-            ValueError: Where the action is not in the space.
-            gymnasium.error.ResetNeeded: Where no visit has been started.
+            ValueError: If the action is not in the space.
+            gymnasium.error.ResetNeeded: If no visit has been started.
         """
         if isinstance(action, bool) or not self.action_space.contains(action):  # True is an int, and a mask of NumPy
             raise ValueError(f"action must be 0 (Squatch) or 1 (Norm), in {self.action_space}, got {action!r}")
@@ -359,7 +359,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         """Start a visit in every environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: Seed of the one generator that all environments share; None goes on with the present one.
+            seed: Seed of the one generator that all environments share; None keeps the present one.
             options: `"hunger"`: a number in [0, 1] or an array [N] of them. `"reset_mask"`: bool [N], at least one
                 True; the other environments keep their state.
 
@@ -367,7 +367,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
             Observations, float32 [N, 1], and an empty info.
 
         Raises:
-            TypeError, ValueError: Where an option has the wrong type, shape or range.
+            TypeError, ValueError: If an option has the wrong type, shape or range.
         """
         options = options or {}
         mask = self._checked_mask(options.get("reset_mask"))
@@ -394,8 +394,8 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
             Observations [N, 1], rewards [N], terminated [N], truncated [N] and infos.
 
         Raises:
-            ValueError: Where an action is not in the space; the message names environment and value.
-            gymnasium.error.ResetNeeded: Where a visit has not been started.
+            ValueError: If an action is not in the space; the message names environment and value.
+            gymnasium.error.ResetNeeded: If a visit has not been started.
         """
         actions = self._checked_actions(actions)
         if self._hunger is None:
@@ -413,7 +413,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._hunger = self.np_random.random(self.num_envs, np.float32)
             infos: dict[str, Any] = {
-                "final_obs": hunger[:, None],  # given away: the state is a new array
+                "final_obs": hunger[:, None],  # no copy needed: the state is a new array
                 "_final_obs": serving.copy(),
                 "final_info": _visit_info(large, hungry, serving),
                 "_final_info": serving.copy(),
@@ -421,7 +421,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         else:
             self._visited = serving.copy()
             infos = _visit_info(large, hungry, serving) if serving.any() else {}
-            if not serving.all():  # NEXT_STEP: visits that had ended start anew, with a reward of 0
+            if not serving.all():  # NEXT_STEP: ended visits start again, with a reward of 0
                 reward = np.where(serving, reward, 0.0)
                 self._hunger = np.where(serving, hunger, self.np_random.random(self.num_envs, np.float32))
         return self._observation(), reward, serving, np.zeros(self.num_envs, np.bool_), infos
@@ -453,7 +453,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
 
     def _observation(self) -> NDArray[np.float32]:
         assert self._hunger is not None
-        return self._hunger[:, None].copy()  # [N, 1]; a copy, so that nobody outside holds the state
+        return self._hunger[:, None].copy()  # [N, 1]; a copy, so that no caller holds the state
 
     def _checked_actions(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
         actions = _array(actions)

@@ -1,42 +1,38 @@
-"""Measure speeds side by side in one run, one torch thread: ours beside what people would pick instead.
+"""Measure speeds in one run, with one torch thread: this project's beside what people would use instead.
 
-Times on a shared machine drift: read the ratios. Stable-Baselines3 is measured where it is installed.
+Times on a shared machine drift: read the ratios. Stable-Baselines3 is measured if it is installed.
 """
 
 from __future__ import annotations
-
-import gc
-
-gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
 
 import importlib.util
 import json
 import multiprocessing
 import platform
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import torch
-from pgtorch.commands.command_line import parse
 from torch import nn
 from torch.distributions import Categorical
 
-import restaurant_env  # noqa: F401 -- registers Restaurant-v0
-from pgtorch import TrainConfig, Trainer, train
+from pgtorch.commands.command_line import parse
+from pgtorch.config import TrainConfig
+from pgtorch.limits import at_least
 from pgtorch.record.evaluation import play_episodes
 from pgtorch.record.metrics import MetricsWriter
+from pgtorch.record.trained_run import TrainedRun
+from pgtorch.run import train
+from pgtorch.trainer import Trainer
 
-gc.freeze()
-gc.enable()
-
+LARGEST = 1_048_576
 SOLVED = 475.0  # CartPole-v1: mean return of 100 episodes
 
 
@@ -44,11 +40,11 @@ SOLVED = 475.0  # CartPole-v1: mean return of 100 episodes
 class Arguments:
     """Flags."""
 
-    seeds: int = 5
-    """Seeds of each measurement, at least 1; medians are shown."""
+    seeds: Annotated[int, at_least(1)] = 5
+    """Seeds of each measurement; medians are shown."""
 
-    largest: int = 1_048_576
-    """Most environments of Restaurant-v0 at once, at least 1."""
+    largest: Annotated[int, at_least(1)] = LARGEST
+    """Most environments of Restaurant-v0 at once."""
 
     only: tuple[Literal["cartpole", "learned", "lesson", "restaurant"], ...] = (
         "cartpole",
@@ -62,15 +58,14 @@ class Arguments:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("seeds", "largest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        """Refuse a flag that would be ignored."""
+        if self.largest != LARGEST and "restaurant" not in self.only:
+            raise ValueError(f"largest needs 'restaurant' in only, got {' '.join(self.only)}")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row: a median over seeds, or the reason why there is none."""
+    """One row: a median over seeds, or a note why there is none."""
 
     work: str
     who: str
@@ -79,9 +74,9 @@ class Measurement:
     note: str = ""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print."""
-    arguments = parse(Arguments, __doc__)
+    flags = parse(Arguments, __doc__, arguments, default=Arguments())
     torch.set_num_threads(1)
     machine = {
         "machine": f"{platform.machine()}, {platform.system()}",
@@ -90,32 +85,32 @@ def main() -> int:
         "torch": torch.__version__,
         "gymnasium": gym.__version__,
     }
-    if not arguments.json:
+    if not flags.json:
         print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     done = []
-    for row in measurements(arguments):
+    for row in measurements(flags):
         done.append(row)
-        if not arguments.json:
+        if not flags.json:
             median = "not measured" if row.median is None else f"{row.median:,.3g}"
             print(f"{row.work:52}{row.who:26}{median:>12} {row.unit:14}{row.note}".rstrip(), flush=True)
-    if arguments.json:
+    if flags.json:
         print(json.dumps({**machine, "rows": [vars(row) for row in done]}, indent=1))
     return 0
 
 
-def measurements(arguments: Arguments) -> Iterator[Measurement]:
-    """Every row, rivals next to ours."""
-    seeds = range(arguments.seeds)
+def measurements(flags: Arguments) -> Iterator[Measurement]:
+    """All rows, rivals beside ours."""
+    seeds = range(flags.seeds)
     groups = {"cartpole": cartpole, "learned": learned, "lesson": lesson_update}
     for name, group in groups.items():
-        if name in arguments.only:
+        if name in flags.only:
             yield from group(seeds)
-    if "restaurant" in arguments.only:
-        yield from restaurant(seeds, arguments.largest)
+    if "restaurant" in flags.only:
+        yield from restaurant(seeds, flags.largest)
 
 
 def cartpole(seeds: range) -> Iterator[Measurement]:
-    """Seconds and steps until CartPole-v1 is solved, and steps per second, everything that a run does switched on."""
+    """Seconds and steps until CartPole-v1 is solved, and steps per second, with everything that a run does."""
     runs = [cartpole_ours(seed) for seed in seeds]
     work = "CartPole-v1 until 475 over 100 episodes"
     solved = sum(steps is not None for _, steps, _ in runs)
@@ -127,7 +122,7 @@ def cartpole(seeds: range) -> Iterator[Measurement]:
 
 
 def cartpole_ours(seed: int) -> tuple[float, int | None, float]:
-    """Seconds of training, steps (None where it was not solved) and steps per second."""
+    """Seconds of training, steps (None if it was not solved) and steps per second."""
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
             "CartPole-v1", seed=seed, target_return=SOLVED, run_dir=Path(folder) / "run", pictures=False
@@ -140,7 +135,7 @@ def cartpole_ours(seed: int) -> tuple[float, int | None, float]:
 
 
 def _stable_baselines(work: str, seeds: range) -> Iterator[Measurement]:
-    """PPO with the settings that RL Zoo tuned for CartPole-v1, until it is solved."""
+    """PPO, with the settings that RL Zoo tuned for CartPole-v1, until it is solved."""
     who = "Stable-Baselines3 PPO"
     if importlib.util.find_spec("stable_baselines3") is None:
         yield Measurement(work, who, None, "s", "stable-baselines3 is not installed")
@@ -153,7 +148,7 @@ def _stable_baselines(work: str, seeds: range) -> Iterator[Measurement]:
 
 
 def cartpole_ppo(seed: int) -> tuple[float, int]:
-    """Seconds and steps; stops after 200,000 steps at the latest."""
+    """Seconds and steps, at most 200,000."""
     from stable_baselines3 import PPO  # noqa: PLC0415 -- optional
     from stable_baselines3.common.callbacks import BaseCallback  # noqa: PLC0415
     from stable_baselines3.common.env_util import make_vec_env  # noqa: PLC0415
@@ -185,7 +180,7 @@ def cartpole_ppo(seed: int) -> tuple[float, int]:
 
 
 def learned(seeds: range) -> Iterator[Measurement]:
-    """Mean return of 100 fresh episodes of likeliest actions, after all the steps that the table of settings gives."""
+    """Mean return of 100 fresh episodes of likeliest actions, after training with the tuned settings."""
     for env_id, zoo in (("CartPole-v1", 500.0), ("Acrobot-v1", -83.4), ("Pendulum-v1", -163.0)):
         means = [learned_return(env_id, seed) for seed in seeds]
         config = TrainConfig(env_id)
@@ -197,19 +192,19 @@ def learned(seeds: range) -> Iterator[Measurement]:
 
 
 def learned_return(env_id: str, seed: int) -> float:
-    """Mean return of a policy that was trained with the settings of the table."""
+    """Mean return of a policy that was trained with the tuned settings."""
     trainer = Trainer(TrainConfig(env_id, seed=seed))
     with closing(trainer):
         for _ in range(trainer.config.num_updates):
             trainer.update()
     normalize = trainer.collector.normalize_observation
-    first = 1000 * (seed + 1)  # the environments count on from it: so no two seeds play the same episodes
-    returns = play_episodes(trainer.policy, env_id, 100, greedy=True, seed=first, normalize_observation=normalize)
-    return float(returns.mean())
+    run = TrainedRun(config=trainer.config, policy=trainer.policy, normalize_observation=normalize)
+    first = 1000 * (seed + 1)  # the environments count on from it, so no two seeds play the same episodes
+    return float(play_episodes(run, 100, greedy=True, seed=first).mean())
 
 
 def lesson_update(seeds: range) -> Iterator[Measurement]:
-    """One update of the lesson, every check and tag on, beside a loop that writes the same tags by hand."""
+    """One update of the lesson, with every check and tag, beside a loop that writes the same tags by hand."""
     for who, measure in (("pgtorch", lesson_ours), ("hand-written loop", lesson_by_hand)):
         microseconds = statistics.median(measure(seed) for seed in seeds) * 1e6
         yield Measurement("one update of the lesson, all logging on", who, microseconds, "microseconds")
@@ -228,8 +223,8 @@ def lesson_ours(seed: int) -> float:
 
 
 def lesson_by_hand(seed: int) -> float:
-    """What one would write with gym.make, Categorical, torch.optim.SGD and SummaryWriter; ten tags, no check."""
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- ours does without
+    """Seconds an update of a loop with gym.make, Categorical, torch.optim.SGD and SummaryWriter; ten tags, no check."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- only here
 
     torch.manual_seed(seed)
     env = gym.make("Restaurant-v0")
@@ -280,7 +275,7 @@ def restaurant(seeds: range, largest: int) -> Iterator[Measurement]:
 
 
 def peak_memory(measure: Callable[[int, int], float], num_envs: int) -> float:
-    """Bytes that a process grows by, from a run of 16 environments to one of many; in a process of its own."""
+    """Bytes that a process of its own grows by, from a run of 16 environments to one of many."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         small, large = (pool.apply(_memory_after, (measure, count)) for count in (16, num_envs))
     return large - small
@@ -289,7 +284,7 @@ def peak_memory(measure: Callable[[int, int], float], num_envs: int) -> float:
 def _memory_after(measure: Callable[[int, int], float], num_envs: int) -> float:
     torch.set_num_threads(1)
     measure(0, num_envs)
-    status = Path("/proc/self/status").read_text()  # getrusage's figure is the parent's, where that is the higher
+    status = Path("/proc/self/status").read_text()  # getrusage gives the parent's if that is higher
     return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
 
 
@@ -325,7 +320,7 @@ def _repetitions(num_envs: int) -> int:
 
 
 def _time(work: Callable[[], Any], repetitions: int, finish: Callable[[], Any] = bool) -> float:
-    """Seconds a call, what is left to do at the end included, after a tenth as many to warm up."""
+    """Seconds a call, including `finish` at the end, after a tenth as many calls to warm up."""
     for _ in range(max(1, repetitions // 10)):
         work()
     finish()
@@ -334,7 +329,3 @@ def _time(work: Callable[[], Any], repetitions: int, finish: Callable[[], Any] =
         work()
     finish()
     return (time.perf_counter() - start) / repetitions
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,16 @@
-"""What the scripts share: flags from a function or dataclass, errors in one line."""
+"""What the commands share: parsing, and messages in one line."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import re
-import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import tyro
-
-FAILED, WRONG_INPUT = 1, 2  # exit status: the work failed; the user asked for what cannot be
+FAILED, WRONG_INPUT = 1, 2  # exit status: the work failed; the user asked for what cannot be done
+PACKAGE = Path(__file__).parents[1]
 
 T = TypeVar("T")
 
@@ -22,65 +18,64 @@ T = TypeVar("T")
 def parse(
     target: type[T],
     description: str | None,
-    registry: tyro.constructors.ConstructorRegistry | None = None,
+    arguments: Sequence[str] | None,
+    *,
+    command: str | None = None,
     default: T | None = None,
+    hint: str = "",
 ) -> T:
-    """Make a dataclass of the flags. Wrong ones are told in one line on stderr; the process ends with status 2."""
-    message = io.StringIO()
-    defaults: dict[str, Any] = {} if default is None else {"default": default}
+    """Make a dataclass from flags, as `pgtorch.commands.flags` says.
+
+    Args:
+        target: The dataclass.
+        description: What the command does, for --help.
+        arguments: The words after the command; None takes those of this process.
+        command: Name of the command; None takes that of the dataclass's module.
+        default: Holds the defaults, and is the result if there are no words; None takes the dataclass's own.
+        hint: Said about an unknown flag, in place of a guess at what was meant.
+
+    Raises:
+        SystemExit: With status 2, after one line on stderr, if a flag or a value is wrong; with status 0 after --help.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if default is not None and not words:
+        return default
+    from pgtorch.commands.flags import read  # noqa: PLC0415 -- imports tyro: an eighth of a second, which others save
+
+    prog = f"pgtorch {command or target.__module__.rpartition('.')[2]}"
     try:
-        with contextlib.redirect_stderr(message):
-            made: T = tyro.cli(target, description=description, registry=registry, **defaults)
-            return made
-    except SystemExit as end:
-        if end.code:
-            complain(_unboxed(message.getvalue()), WRONG_INPUT)
-        raise
+        return read(target, words, default=default, prog=prog, description=description, hint=hint)
+    except (TypeError, ValueError) as error:
+        sys.exit(complain(str(error), WRONG_INPUT))
 
 
 def complain(message: str, status: int) -> int:
-    """Print an error in one line; give its exit status back."""
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    """Print an error in one line on stderr; return its exit status."""
+    print(f"pgtorch: error: {in_one_line(message)}", file=sys.stderr)
     return status
 
 
-def _unboxed(message: str) -> str:
-    """The first paragraph of tyro's message, without the box around it."""
-    lines = [line.strip("│ ") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
-    return re.split(r"\n─", "\n".join(lines))[0]
-
-
-def leave_on_interrupt() -> None:
-    """Have Ctrl-C end the script at once, with the status that shells expect and no traceback."""
-    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
+def told(error: BaseException) -> str:
+    """An error in words: its message and notes. One that nobody foresaw gets its type and where it was raised."""
+    message = "; ".join([str(error), *getattr(error, "__notes__", [])])
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    is_known = type(error).__module__.startswith(("pgtorch", "gymnasium")) or isinstance(error, OSError | ImportError)
+    is_refusal = isinstance(error, ValueError | TypeError) and Path(frame.filename).is_relative_to(PACKAGE)
+    if message and (is_known or is_refusal):
+        return message
+    return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"
 
 
 def warn_in_one_line() -> None:
-    """Have warnings told like errors, without the line of code that they come from."""
-    warnings.showwarning = lambda message, *_: print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    """Print warnings like errors, without the line of code that they come from."""
+    warnings.showwarning = lambda message, *_: print(f"pgtorch: warning: {in_one_line(message)}", file=sys.stderr)
 
 
-class StopSignals:
-    """Catches Ctrl-C and SIGTERM: the first asks to stop, which calling this tells; a second leaves at once.
+def printable(text: object) -> str:
+    """Text for a terminal, with control characters and line breaks escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
-    Attributes:
-        number: Of the signal that came; 0: none.
-    """
 
-    def __init__(self) -> None:
-        self.number = 0
-        self._owner = os.getpid()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.number != 0
-
-    def _receive(self, number: int, _frame: object) -> None:
-        in_worker = os.getpid() != self._owner  # which inherits this: it leaves Ctrl-C to its parent
-        if in_worker and number == signal.SIGINT:
-            return
-        if in_worker or self.number:
-            os._exit(128 + number)
-        self.number = number
+def in_one_line(text: object) -> str:
+    """Text of several lines in one, printable."""
+    return printable(" ".join(str(text).split()))

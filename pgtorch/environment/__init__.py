@@ -1,1 +1,4 @@
-"""environment."""
+"""Between the trainer and Gymnasium: builds environments, checks what they return, saves and restores their state.
+
+Every room may import this one. It imports no other part of pgtorch.
+"""

@@ -1,4 +1,4 @@
-"""What an environment owes: each step as its spaces say, in finite numbers. Whoever breaks it is named."""
+"""Checks that what an environment returns fits its spaces and is finite. Errors name the environment and the step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 MOST = float(np.finfo(np.float32).max)
-TOLERANCE = 1e-3  # of a bound, and beside it: rounding is no breach
+TOLERANCE = 1e-3  # relative and absolute: how far beyond a bound rounding may lead
 
 
 class ContractError(ValueError):
-    """An environment gave what its spaces do not allow; the message names step, environment and field."""
+    """An environment returned what its spaces do not allow; the message names step, environment and field."""
 
 
 class NonFiniteError(ArithmeticError):
-    """A number that is not finite turned up; the message names step, environment and field."""
+    """A number is not finite; the message names where it came from and when."""
 
 
 def require_finite(values: NDArray[Any], field: str, step: int) -> None:
-    """Raise `NonFiniteError` where values [N, ...] of a step are not all finite in single precision."""
-    if values.size == 0 or (float(values.max()) <= MOST and float(values.min()) >= -MOST):  # neither is so of NaN
+    """Raise `NonFiniteError` if values [N, ...] of a step are not all finite in single precision."""
+    if np.vdot(values, values) <= MOST or values.size == 0:  # one pass; neither NaN nor infinity gets through
+        return
+    if float(values.max()) <= MOST and float(values.min()) >= -MOST:
         return
     where = np.argwhere(~(np.abs(values) <= np.float64(MOST)))[0].tolist()  # which float16 cannot hold
     inner = f" at index {where[1:]}" if where[1:] else ""
@@ -37,14 +39,14 @@ def require_finite(values: NDArray[Any], field: str, step: int) -> None:
 def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool:
     """Whether an observation, or a batch of them, has the shapes and types of its space, and its choices are choices.
 
-    Whether the numbers of a `Box` are within its bounds is `ObservationBounds`' affair.
+    `ObservationBounds` checks whether the numbers of a `Box` are within its bounds.
     """
     if isinstance(space, spaces.Box):
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         return (
             shape == (*batch, *space.shape)
             and isinstance(dtype, np.dtype)
-            and np.can_cast(dtype, space.dtype, "same_kind")
+            and (dtype == space.dtype or np.can_cast(dtype, space.dtype, "same_kind"))
         )
     if isinstance(space, spaces.Dict):
         return isinstance(value, dict) and all(key in value and fits(space[key], value[key], batch) for key in space)
@@ -62,7 +64,7 @@ def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool
 
 
 def describe(value: Any) -> str:
-    """What came, for a message."""
+    """A value and its type, for a message."""
     return " ".join(f"{type(value).__name__} {value!r:.60}".split())
 
 
@@ -76,7 +78,7 @@ def _describe_observation(value: Any) -> str:
 
 
 def require_batch(space: gym.Space[Any], value: Any, num_envs: int, step: int) -> None:
-    """Raise `ContractError` where what a vector environment gave is no batch of N observations."""
+    """Raise `ContractError` if what a vector environment returned is no batch of N observations."""
     if not fits(space, value, (num_envs,)):
         raise ContractError(
             f"observation must be a batch of {num_envs} in {space}, got {_describe_observation(value)}, at step {step}"
@@ -98,7 +100,7 @@ class ObservationBounds:
         self._high = flat.high + TOLERANCE * (1 + abs(flat.high))
 
     def require(self, observations: NDArray[Any], first_step: int) -> None:
-        """Raise `ContractError` where observations [T, N, D] leave the space."""
+        """Raise `ContractError` if observations [T, N, D] leave the space."""
         inside = (observations >= self._low) & (observations <= self._high)
         if np.count_nonzero(inside) < inside.size:
             t, environment, index = np.argwhere(~inside)[0].tolist()
@@ -110,7 +112,7 @@ class ObservationBounds:
 
 
 def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, truncated: Any) -> None:
-    """Raise `ContractError` where the other fields of a vector environment's step are no arrays [N] of their kinds."""
+    """Raise `ContractError` if the other fields of a vector environment's step are no arrays [N] of their kinds."""
     for field, value, kinds in (
         ("reward", reward, "iufb"),
         ("terminated", terminated, "b"),
@@ -126,7 +128,7 @@ def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, trunc
 
 
 class StepContract(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks what a single environment gives, before a vector of them makes something else of it."""
+    """Checks what a single environment returns, before a vector of them makes something else of it."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -134,8 +136,9 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The wrapped reset, checked."""
-        with self._naming("reset", "(observation, info)"):
-            observation, info = self.env.reset(seed=seed, options=options)
+        with self._naming("reset"):
+            returned = self.env.reset(seed=seed, options=options)
+        observation, info = self._unpacked(returned, "(observation, info)", "reset")
         self._require_observation(observation, "reset")
         self._require(isinstance(info, dict), "info", "a dict", info, "reset")
         return observation, info
@@ -144,8 +147,10 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
         """The wrapped step, checked."""
         self._steps += 1
         now = f"step {self._steps}"
-        with self._naming(now, "(observation, reward, terminated, truncated, info)"):
-            observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._naming(now):
+            returned = self.env.step(action)
+        expected = "(observation, reward, terminated, truncated, info)"
+        observation, reward, terminated, truncated, info = self._unpacked(returned, expected, now)
         self._require_observation(observation, now)
         self._require(_is_number(reward), "reward", "a number", reward, now)
         self._require(_is_bool(terminated), "terminated", "a bool", terminated, now)
@@ -164,13 +169,22 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
         if not fine:
             raise ContractError(f"{field} must be {expected}, got {describe(found)}, of {self._name()} at {moment}")
 
+    def _unpacked(self, returned: Any, expected: str, moment: str) -> tuple[Any, ...]:
+        size = expected.count(",") + 1
+        fine = isinstance(returned, tuple) and len(returned) == size
+        self._require(fine, "what it returns", f"a tuple {expected}", returned, moment)
+        fields: tuple[Any, ...] = returned
+        return fields
+
     @contextmanager
-    def _naming(self, moment: str, expected: str) -> Iterator[None]:
+    def _naming(self, moment: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            error.add_note(f"raised by {self._name()} at {moment}, which must give {expected}")
+            error.add_note(f"raised by {self._name()} at {moment}")
             raise
+        except SystemExit as error:
+            raise ContractError(f"sys.exit({error.code!r}) was called by {self._name()} at {moment}") from error
 
     def _name(self) -> str:
         return self.spec.id if self.spec else type(self.unwrapped).__name__

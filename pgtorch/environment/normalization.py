@@ -1,7 +1,7 @@
 """Observations and rewards brought to a scale of about 1 by running statistics.
 
-Statistics move between rollouts, never within one: a rollout is played by one policy. Rewards are brought to scales
-that know the rollout already, so that the first one is not learned from in raw numbers.
+The statistics are updated between rollouts, never within one: one policy plays a whole rollout. The scale of rewards
+includes the rollout that they come from, so that not even the first one is learned from in raw numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-CLIP = 10.0  # normalized values beyond it are cut off: outliers, not information
+CLIP = 10.0  # beyond it normalized values are outliers, not information
 
 
 class RunningMoments:
@@ -55,7 +55,7 @@ class RunningMoments:
 
 
 class ObservationNormalizer:
-    """(observation - mean) / standard deviation, cut off at 10 in size.
+    """(observation - mean) / standard deviation, clipped to [-10, 10].
 
     Args:
         size: D, of each flattened observation.
@@ -69,9 +69,17 @@ class ObservationNormalizer:
         scaled = (observation - self.moments.mean) / np.sqrt(self.moments.variance + 1e-8)
         return np.clip(scaled, -CLIP, CLIP)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Its statistics, as plain types and tensors."""
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
+        """Take over what `state_dict` returned."""
+        self.moments.load_state_dict(state)
+
 
 class RewardNormalizer:
-    """Reward / standard deviation of the discounted return so far, cut off at 10 in size; signs are kept.
+    """Reward / standard deviation of the discounted return so far, clipped to [-10, 10]; signs are kept.
 
     Args:
         num_envs: N.
@@ -97,3 +105,13 @@ class RewardNormalizer:
             returns[t] = self.discounted
             self.discounted = np.where(ended[t], 0.0, self.discounted)
         self.moments.update(returns[valid][:, None])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its statistics and the returns of the episodes under way, as plain types and tensors."""
+        return {**self.moments.state_dict(), "discounted": torch.from_numpy(self.discounted.copy())}
+
+    def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
+        """Take over what `state_dict` returned; without `mid_episode` new episodes have begun."""
+        self.moments.load_state_dict(state)
+        if mid_episode:
+            self.discounted = state["discounted"].numpy().copy()

@@ -7,21 +7,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from gymnasium import Env
+
+from pgtorch.policies import BiasPolicy, Policy
+from restaurant_env import RestaurantEnv
+from restaurant_env.restaurant import SIGNIFICANT_DISTANCE
 
 
 @dataclass(frozen=True)
 class RestaurantModel:
     """Restaurant-v0 and the lesson's policy as formulas; hunger h is uniform on [0, 1], P(h) = sigmoid(w h + b).
 
-    The expected reward of going to place a is c(h) (2 q_a - 1), where q_a is the probability of a large order there and
-    c is +s above the threshold t and -s below it, twice that further than 0.25 from t if graded: constant on segments.
+    The expected reward of going to place a is c(h) (2 q_a - 1). There q_a is the probability of a large order, and c is
+    +s above the threshold t and -s below it; graded rewards double c if h is more than 0.25 away from t. So c is
+    constant on segments of h:
 
         J(b)  = sum over segments of c [(2 q_S - 1) (length - I) + (2 q_N - 1) I],    I = integral of P over the segment
         J'(b) = 2 (q_N - q_S) / w * sum over segments [x, y] of c [P(y) - P(x)],      since dP/db = dP/dh / w
 
     Attributes:
-        weight: The policy's fixed weight w.
-        large_portion_probability: q of Squatch and of Norm; this and the following are the environment's settings.
+        weight: The policy's fixed weight w. What follows are the environment's settings.
+        large_portion_probability: q of Squatch and of Norm.
         hungry_above: The threshold t.
         reward_scheme: "binary" or "graded".
         reward_scale: s.
@@ -35,13 +43,15 @@ class RestaurantModel:
 
     @cached_property
     def segments(self) -> list[tuple[float, float, float]]:
-        """(from, to, c) for each stretch of hunger on which c is constant."""
+        """(from, to, c) for each segment of hunger on which c is constant."""
         t, s = self.hungry_above, self.reward_scale
-        cuts = [0.0, 1.0, t, t - 0.25, t + 0.25] if self.reward_scheme == "graded" else [0.0, 1.0, t]
+        cuts = [0.0, 1.0, t]
+        if self.reward_scheme == "graded":
+            cuts += [t - SIGNIFICANT_DISTANCE, t + SIGNIFICANT_DISTANCE]
         found = []
         for x, y in itertools.pairwise(sorted({min(max(cut, 0.0), 1.0) for cut in cuts})):
             middle = (x + y) / 2
-            doubled = self.reward_scheme == "graded" and abs(middle - t) > 0.25  # noqa: PLR2004
+            doubled = self.reward_scheme == "graded" and abs(middle - t) > SIGNIFICANT_DISTANCE
             found.append((x, y, (s if middle > t else -s) * (2 if doubled else 1)))
         return found
 
@@ -66,8 +76,8 @@ class RestaurantModel:
         return 2 * (q_norm - q_squatch) * total
 
     def optimal_bias(self) -> float:
-        """The b of the largest J: where dJ/db falls through 0; infinite where one place is best at every hunger."""
-        reach = abs(self.weight) + 40.0  # beyond it the policy is the same at every hunger, but for exp(-40)
+        """The b of the largest J, where dJ/db falls through 0; infinite if one place is best at every hunger."""
+        reach = abs(self.weight) + 40.0  # beyond it P(Norm) is within exp(-40) of 0 or 1 at every hunger
         candidates = [-math.inf, math.inf]
         grid = [-reach + 2 * reach * i / 4000 for i in range(4001)]
         for low, high in itertools.pairwise(grid):
@@ -82,6 +92,26 @@ class RestaurantModel:
             else:
                 high = middle
         return high
+
+
+def model_of(policy: Policy, env: Env[Any, Any]) -> RestaurantModel | None:
+    """The closed form for a policy in an environment; None for any but the lesson's. Subclasses may compute otherwise.
+
+    Args:
+        policy: Of any class.
+        env: Of any class, wrapped or not. It is the inner environment that counts.
+    """
+    restaurant = env.unwrapped
+    if type(policy) is not BiasPolicy or type(restaurant) is not RestaurantEnv:
+        return None
+    settings = restaurant.settings
+    return RestaurantModel(
+        policy.weight.item(),
+        settings.large_portion_probability.tolist(),
+        settings.hungry_above,
+        settings.reward_scheme,
+        settings.reward_scale,
+    )
 
 
 def _sigmoid(z: float) -> float:

@@ -1,8 +1,8 @@
-"""Checkpoints: written so that a crash at any moment loses none, read so that a damaged one never passes for whole.
+"""Checkpoints: a crash at any moment loses none, and a damaged one never passes as whole.
 
-A checkpoint is one file of plain types and tensors. It is written beside its place, read back, and only then moved
-there; the two newest are kept. It is what `torch.save` writes, with a checksum of the whole file as the zip's comment;
-nothing in it is ever run.
+A checkpoint is one file: a line that names the format, the SHA-256 digest of the rest, and the rest as `torch.save`
+writes it, plain types and tensors only. It is written under a temporary name, read back, and only then renamed. The two
+newest are kept. Reading one never runs code from it.
 """
 
 from __future__ import annotations
@@ -10,55 +10,63 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import math
 import os
+import re
 import warnings
-import zipfile
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
-from pgtorch.config import TrainConfig
-from pgtorch.environment.normalization import ObservationNormalizer
-from pgtorch.policies import BiasPolicy, MLPPolicy, Policy
-
-FORMAT = 1
+FORMAT = 2
+HEADER = f"pgtorch checkpoint {FORMAT}\n".encode()
 KEPT = 2
-SEAL = b"sha256 "
-_SEAL_SIZE = len(SEAL) + 64
+PARTS = ("config", "record", "trainer")
+LONGEST_LIST = 100  # the returns of the last episodes
+
+_NAME = re.compile(r"checkpoint-(\d+)\.pt")
+_TEMPORARY = re.compile(r"\.checkpoint-\d+\.pt\.tmp")
+_NEVER_NEGATIVE = re.compile(  # counts and mean squares, also of the optimizers in torch.optim
+    r"trainer\.(collector\..*\.(count|variance)|optimizers\..*\.(mean_square|steps?|exp_avg_sq|square_avg)\.\d+)$"
+)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_Used = TypeVar("_Used")
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written or loaded; the message names the file and what is wrong with it."""
 
 
-def save_checkpoint(folder: Path, number: int, content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint; the older ones stay whole until it is in its place.
+def save_checkpoint(
+    folder: Path, number: int, *, config: Mapping[str, Any], record: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint; the older ones stay whole until it is in place.
 
     Args:
-        folder: The run's folder.
-        number: Of the update, from 0; the newest checkpoint is the one of the highest number.
-        content: Nested dicts, lists, numbers, strings and tensors.
+        folder: The folder of the run.
+        number: Updates done, at least 0; the newest checkpoint is the one with the highest number.
+        config: The settings. This and the following are nested dicts, lists, numbers, strings and tensors.
+        record: What the run has written so far, from `MetricsWriter.save`.
+        trainer: The state of the trainer.
 
     Returns:
         The file.
 
     Raises:
-        CheckpointError: Where it cannot be written, or holds numbers that are not finite.
+        CheckpointError: If it cannot be written, or the trainer holds numbers that are not finite.
     """
     path = folder / f"checkpoint-{number:09d}.pt"
-    require_finite(content.get("trainer"), f"{path}: trainer")
-    saved = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, saved)
+    require_finite(trainer, f"{path}: trainer")
+    payload = io.BytesIO()
+    torch.save({"number": number, "config": config, "record": record, "trainer": trainer}, payload)
     temporary = folder / f".{path.name}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(_sealed(saved.getvalue()))
+            file.write(HEADER + hashlib.sha256(payload.getbuffer()).digest())
+            file.write(payload.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         read_checkpoint(temporary)
@@ -70,193 +78,182 @@ def save_checkpoint(folder: Path, number: int, content: Mapping[str, Any]) -> Pa
         reason = "no space left to write it" if error.errno in _NO_SPACE else "it cannot be written"
         raise CheckpointError(f"{path}: {reason} ({error.strerror}); the checkpoints before it are whole") from error
     finally:
-        for left in folder.glob(".checkpoint-*.tmp"):  # of this save where it failed, or of one that was killed
-            left.unlink()
+        for left in _matching(folder, _TEMPORARY):  # of this save if it failed, or of one that was killed
+            left.unlink(missing_ok=True)
     return path
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+    """The files `checkpoint-<digits>.pt` of a folder, the highest number first. No other file counts as one."""
+    return sorted(_matching(folder, _NAME), key=_number, reverse=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one checkpoint, all of it or nothing.
+    """Read one checkpoint.
 
     Args:
         path: The file.
 
+    Returns:
+        `config`, `record` and `trainer`, each a dict.
+
     Raises:
-        CheckpointError: Where it is missing, damaged, of another format, or holds anything but plain types and tensors.
+        CheckpointError: If it is missing, damaged, of another format, a copy under another number, or holds anything
+            but plain types and tensors.
     """
     try:
         data = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip() or ("" if _is_whole(data) else path.name)
-        content = None if damaged else torch.load(io.BytesIO(data), weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
+        payload = _unsealed(data)
+        content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever a damaged or hostile file makes torch raise
         reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__} {reason}".rstrip()) from error
-    if damaged:
-        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path} must be a checkpoint of format {FORMAT}, got {found!r}")
+        kind = "" if isinstance(error, _SealError) else f"{type(error).__name__} "
+        raise CheckpointError(f"{path} cannot be read: {kind}{reason}".rstrip()) from error
+    keys = ("number", *PARTS)
+    if not isinstance(content, dict) or set(content) != set(keys):
+        found = list(content) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} must hold {', '.join(keys)}, got {found!r:.200}")
+    number = content.pop("number")
+    if type(number) is not int or number != _number(path):
+        raise CheckpointError(f"{path} must be the checkpoint of its own number, got that of update {number!r:.100}")
+    for name in PARTS:
+        if type(content[name]) is not dict:
+            raise CheckpointError(f"{path}: {name} must be a dict, got {type(content[name]).__name__}")
     return content
 
 
-def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the newest checkpoint that is whole; warns of each newer one that is not.
+def _content(path: Path, content: dict[str, Any]) -> Any:
+    return content
+
+
+def read_newest(folder: Path, use: Callable[[Path, dict[str, Any]], _Used] = _content) -> tuple[Path, _Used]:
+    """Read the newest checkpoint that is whole and fits; warns of each newer one that is not or does not.
+
+    Args:
+        folder: The folder of the run.
+        use: Called with the file and its content. It raises `CheckpointError` if they do not fit; then the next older
+            checkpoint is tried. Any other error comes through.
+
+    Returns:
+        The file, and what `use` returned: by default the content.
 
     Raises:
-        CheckpointError: Where there is none.
+        CheckpointError: If there is none; the message has the reason for each.
     """
     reasons = []
     for path in checkpoints(folder):
         try:
-            content = read_checkpoint(path)
+            used = use(path, read_checkpoint(path))
         except CheckpointError as error:
             reasons.append(str(error))
             continue
         for reason in reasons:
             warnings.warn(f"{reason}; going back to {path.name}", stacklevel=2)
-        return path, content
+        return path, used
     raise CheckpointError("; ".join(reasons) or f"{folder} holds no checkpoint")
 
 
+def remove_newer(path: Path) -> None:
+    """Delete the checkpoints that are newer than this one."""
+    for newer in checkpoints(path.parent):
+        if _number(newer) > _number(path):
+            newer.unlink()
+
+
 def require_like(found: Any, expected: Any, where: str) -> None:
-    """See that something loaded is built like something that is known to be right.
+    """Check that loaded state is built like the state of the live objects.
 
     Args:
         found: Nested dicts, lists, numbers, strings and tensors.
-        expected: The same of the live objects. Types, keys, shapes and dtypes must be equal, strings too; a list is one
-            of numbers, of any length.
+        expected: The state of the live objects. Types, keys, shapes, dtypes and strings must be equal; a list holds up
+            to 100 floating numbers; integers, counts, variances and the like must not be negative.
         where: What it is, for the message.
 
     Raises:
-        CheckpointError: Where it is not, or holds a number that is not finite.
+        CheckpointError: If it differs, or holds a number that is not finite.
     """
     if type(found) is not type(expected):
-        raise CheckpointError(f"{where} must be a {type(expected).__name__}, got {type(found).__name__}")
+        raise CheckpointError(f"{where} must be of type {type(expected).__name__}, got {type(found).__name__}")
     if isinstance(expected, dict):
         if found.keys() != expected.keys():
             missing, extra = sorted(expected.keys() - found.keys()), sorted(map(str, found.keys() - expected.keys()))
-            raise CheckpointError(
-                f"{where} must have keys {sorted(expected)}, missing {missing}, more than that {extra}"
-            )
+            raise CheckpointError(f"{where} must have keys {sorted(expected)}, got {extra} more and {missing} missing")
         for key, value in expected.items():
             require_like(found[key], value, f"{where}.{key}")
-    elif isinstance(expected, Tensor):
-        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-            raise CheckpointError(
-                f"{where} must be {expected.dtype} of shape {list(expected.shape)}, "
-                f"got {found.dtype} of shape {list(found.shape)}"
-            )
-    elif isinstance(expected, list) and not all(type(value) is float for value in found):
-        raise CheckpointError(f"{where} must be a list of numbers, got {found!r:.100}")
+        return
+    if isinstance(expected, Tensor):
+        if _form(found) != _form(expected):
+            raise CheckpointError(f"{where} must be a tensor {_form(expected)}, got {_form(found)}")
+    elif isinstance(expected, list):
+        if len(found) > LONGEST_LIST or not all(type(value) is float for value in found):
+            raise CheckpointError(f"{where} must be a list of at most {LONGEST_LIST} numbers, got {found!r:.100}")
     elif isinstance(expected, str) and found != expected:
         raise CheckpointError(f"{where} must be {expected!r}, got {found!r:.100}")
-    elif isinstance(expected, int) and found < 0:
-        raise CheckpointError(f"{where} must be at least 0, got {found}")
     require_finite(found, where)
+    if (isinstance(expected, int) or _NEVER_NEGATIVE.search(where)) and not _least(found) >= 0:
+        raise CheckpointError(f"{where} must be at least 0, got {_least(found)}")
 
 
 def require_finite(value: Any, where: str) -> None:
-    """Raise `CheckpointError` where a nested value holds a floating number that is not finite."""
+    """Raise `CheckpointError` if nested state holds a floating number that is not finite."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key != "environment":  # which may well hold infinities, as bounds for instance
-                require_finite(item, f"{where}.{key}")
-    elif isinstance(value, Tensor | float | list):
-        numbers = torch.as_tensor(value)
-        if numbers.is_floating_point() and not numbers.isfinite().all():
-            raise CheckpointError(f"{where} must be finite, got {numbers[~numbers.isfinite()].flatten()[0].item()}")
+            require_finite(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            if not isinstance(item, int):  # of which there are thousands
+                require_finite(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise CheckpointError(f"{where} must be finite, got {value}")
+    elif isinstance(value, Tensor) and not value.isfinite().all():
+        raise CheckpointError(f"{where} must be finite, got {value[~value.isfinite()].flatten()[0].item()}")
 
 
-@dataclass(frozen=True)
-class SavedRun:
-    """What is left of a run: enough to play its policy."""
-
-    config: TrainConfig
-    policy: Policy
-    normalize_observation: ObservationNormalizer | None
+class _SealError(ValueError):
+    """The header or the digest is wrong."""
 
 
-def load_run(folder: Path, policy: Policy | None = None) -> SavedRun:
-    """Load the policy of a run from its newest checkpoint.
+def _unsealed(data: bytes) -> bytes:
+    """What stands behind header and digest."""
+    start = len(HEADER) + hashlib.sha256().digest_size
+    if data.startswith(b"PK\3\4"):
+        raise _SealError(f"it is of format 1, written by an earlier version, but must be of format {FORMAT}")
+    if not data.startswith(HEADER):
+        raise _SealError(f"it must begin with {HEADER!r}, got {data[: len(HEADER)]!r}")
+    if hashlib.sha256(data[start:]).digest() != data[len(HEADER) : start]:
+        raise _SealError("it is damaged, its digest is wrong")
+    return data[start:]
 
-    Args:
-        folder: The run's folder.
-        policy: For a policy of one's own: one of its class, whose parameters are replaced.
 
-    Returns:
-        Its settings, its policy and its normalizer, frozen.
+def _form(tensor: Tensor) -> str:
+    layout = "" if tensor.layout == torch.strided else f" {tensor.layout}"
+    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device.type}{layout}"
 
-    Raises:
-        CheckpointError: Where there is no checkpoint, it is damaged, or the policy is of a class that this library
-            cannot make.
-    """
-    path, content = read_newest(folder)
-    config = read_config(path, content)
+
+def _least(value: Any) -> float:
+    return float(value.min()) if isinstance(value, Tensor) else float(value)
+
+
+def _number(path: Path) -> int:
+    found = _NAME.search(path.name)
+    return int(found[1]) if found else -1
+
+
+def _matching(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The files of a folder with such a name; none if there is no such folder. Links and folders do not count."""
     try:
-        saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
-        policy = policy or _make_policy(config, saved["class"])
-        state = {"class": type(policy).__name__, "parameters": dict(policy.state_dict())}
-        require_like(saved, state, f"{path}: policy")
-        normalizer = None
-        if config.normalize_observations:
-            moments = collector["observation_moments"]
-            normalizer = ObservationNormalizer(len(moments["mean"]))
-            require_like(moments, normalizer.moments.state_dict(), f"{path}: observation_moments")
-            normalizer.moments.load_state_dict(moments)
-    except (KeyError, TypeError, gym.error.Error) as error:
-        raise CheckpointError(f"{path} does not hold a run: {error}") from error
-    policy.load_state_dict(saved["parameters"])
-    return SavedRun(config, policy, normalizer)
-
-
-def read_config(path: Path, content: Mapping[str, Any]) -> TrainConfig:
-    """The settings in a checkpoint; one that is newer than it takes its own default, which changes nothing.
-
-    Raises:
-        CheckpointError: Where they are none.
-    """
-    try:
-        unknown_then = {
-            setting.name: setting.default for setting in fields(TrainConfig) if setting.default is not MISSING
-        }
-        return TrainConfig(**{**unknown_then, **content["config"], "run_dir": path.parent})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: config: {error}") from error
-
-
-def _make_policy(config: TrainConfig, name: str) -> Policy:
-    if name == "BiasPolicy":
-        return BiasPolicy()
-    if name != "MLPPolicy":
-        raise CheckpointError(f"the policy is a {name}, which only its own code can make: pass one")
-    settings = {key: value for key, value in config.env_kwargs.items() if key != "autoreset_mode"}
-    env = gym.make(config.env_id, **settings)
-    env.close()
-    return MLPPolicy(env.observation_space, env.action_space, config.hidden_sizes)
-
-
-def _sealed(data: bytes) -> bytes:
-    """A zip file with a checksum of all of it as its comment: the format's own do not cover its directory."""
-    comment = SEAL + hashlib.sha256(data).hexdigest().encode()
-    return data[:-2] + len(comment).to_bytes(2, "little") + comment
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether the checksum is right; of a file without one, as `torch.save` leaves it, nobody can tell."""
-    body, comment = data[:-_SEAL_SIZE], data[-_SEAL_SIZE:]
-    if not comment.startswith(SEAL):
-        return True
-    return hashlib.sha256(body[:-2] + b"\0\0").hexdigest().encode() == comment.removeprefix(SEAL)
+        with os.scandir(folder) as entries:
+            return [
+                Path(entry.path)
+                for entry in entries
+                if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
+    except (OSError, ValueError):
+        return []
 
 
 def _sync_folder(folder: Path) -> None:
-    """See that a renamed file is found under its new name after a power cut too."""
+    """Make a renamed file keep its new name through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

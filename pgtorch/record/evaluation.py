@@ -1,4 +1,4 @@
-"""Plays fresh episodes with a policy that no longer learns."""
+"""Plays fresh episodes with a trained policy."""
 
 from __future__ import annotations
 
@@ -7,109 +7,102 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+from torch import Generator
 
-from pgtorch.environment.normalization import ObservationNormalizer
-from pgtorch.policies import Policy
-from pgtorch.environment.spaces import clipper, flattener
+from pgtorch.environment.build import make_vector_env
+from pgtorch.environment.streams import own_streams
+from pgtorch.record.trained_run import TrainedRun
+
+MOST_EPISODES = 1_000_000
+
+
+def evaluate(run: TrainedRun, episodes: int = 100, *, seed: int = 1_000_000, max_steps: int = 10_000) -> dict[str, Any]:
+    """Mean return of fresh episodes, drawing the actions and taking the likeliest ones.
+
+    Args:
+        run: From `train`, `resume` or `load_run`.
+        episodes: To play each way, in [1, 1,000,000].
+        seed: Of environments and draws; not the one of the training.
+        max_steps: Steps after which an episode is cut off, at least 1.
+
+    Returns:
+        `env_id`, `episodes`; `sampled` and `greedy`, each with `mean_return` and its 95 % `interval`; and `figures`,
+        what the policy shows of itself.
+
+    Raises:
+        ValueError: If `episodes` or `max_steps` is out of range.
+    """
+    found: dict[str, Any] = {"env_id": run.config.env_id, "episodes": episodes}
+    for name, greedy in (("sampled", False), ("greedy", True)):
+        returns = play_episodes(run, episodes, greedy=greedy, seed=seed, max_steps=max_steps)
+        found[name] = {"mean_return": float(returns.mean()), "interval": bootstrap_interval(returns)}
+    return {**found, "figures": run.policy.figures()}
 
 
 def play_episodes(
-    policy: Policy,
-    env_id: str,
-    num_episodes: int,
-    *,
-    greedy: bool,
-    seed: int = 0,
-    env_kwargs: dict[str, Any] | None = None,
-    max_steps: int = 10_000,
-    normalize_observation: ObservationNormalizer | None = None,
+    run: TrainedRun, num_episodes: int, *, greedy: bool, seed: int = 0, max_steps: int = 10_000
 ) -> NDArray[np.float64]:
-    """Returns of fresh episodes, one in each of as many environments, so that short ones do not count more often.
-
-    The generators of torch are left as they were.
+    """Returns of fresh episodes, one in each of as many environments: else short episodes would count more often.
 
     Args:
-        policy: Who plays.
-        env_id: Gymnasium id.
-        num_episodes: How many, at least 1.
+        run: A trained policy with its settings.
+        num_episodes: In [1, 1,000,000].
         greedy: Take the likeliest action; else draw.
         seed: Of environments and draws.
-        env_kwargs: Settings of the environment.
-        max_steps: Longest that an episode is followed: not every environment has a time limit.
-        normalize_observation: As in training; it does not move here.
+        max_steps: Steps after which an episode is cut off, at least 1: not every environment has a time limit.
 
     Returns:
         The sum of rewards of each episode, float64 [num_episodes].
 
     Raises:
-        ValueError: Where no episode is asked for.
+        ValueError: If `num_episodes` or `max_steps` is out of range.
     """
-    if num_episodes < 1:
-        raise ValueError(f"num_episodes must be at least 1, got {num_episodes}")
-    env = gym.make_vec(env_id, num_envs=num_episodes, **(env_kwargs or {}))
-    flatten, clip = flattener(env.single_observation_space), clipper(env.single_action_space)
-    observation, _ = env.reset(seed=seed)
+    if not 1 <= num_episodes <= MOST_EPISODES:
+        raise ValueError(f"num_episodes must be at least 1 and at most {MOST_EPISODES}, got {num_episodes}")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    generator = Generator().manual_seed(seed)
     total, playing = np.zeros(num_episodes), np.ones(num_episodes, np.bool_)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    kwargs = run.config.env_kwargs
+    with (
+        own_streams(seed),
+        closing(make_vector_env(run.config.env_id, num_envs=num_episodes, env_kwargs=kwargs)) as env,
+    ):
+        observation, _ = env.reset(seed=seed)
         for _ in range(max_steps):
-            if not playing.any():
-                break
-            seen = flatten(observation, num_episodes)
-            if normalize_observation is not None:
-                seen = normalize_observation(seen)
-            rows = torch.as_tensor(seen, dtype=torch.float32)
-            action = policy.mode(rows) if greedy else policy.sample(rows)
-            observation, reward, terminated, truncated, _ = env.step(clip(action.numpy()))
+            action = run.predict(observation, greedy, generator)
+            observation, reward, terminated, truncated, _ = env.step(action)
             total += reward * playing
             ended = terminated | truncated
             playing &= ~ended
+            if not playing.any():
+                break
             if env.metadata["autoreset_mode"] is AutoresetMode.DISABLED and ended.any():
                 observation, _ = env.reset(options={"reset_mask": ended})
-    env.close()
     return total
 
 
-def watch(
-    policy: Policy,
-    env: gym.Env[Any, Any],
-    *,
-    seed: int = 0,
-    normalize_observation: ObservationNormalizer | None = None,
-    episodes: int = 10,
-    steps: int = 500,
-) -> None:
-    """Play the likeliest actions in a single environment that shows itself, and close it.
+def watch(run: TrainedRun, env: gym.Env[Any, Any], *, seed: int = 0, episodes: int = 10, steps: int = 500) -> None:
+    """Play the likeliest actions in a single environment that shows or records itself, and close it.
 
     Args:
-        policy: Who plays.
-        env: Made with a render mode, or recording itself.
+        run: A trained policy with its settings.
+        env: Made with a render mode.
         seed: Of its first reset.
-        normalize_observation: As in training.
-        episodes: Play at most so many.
-        steps: And at most so many steps in all.
+        episodes: Most episodes to play.
+        steps: Most steps to play in all.
     """
-    flatten, clip = flattener(env.observation_space), clipper(env.action_space)
-    observation, _ = env.reset(seed=seed)
-    with closing(env), torch.no_grad():
+    with closing(env):
+        observation, _ = env.reset(seed=seed)
         for _ in range(steps):
-            seen = flatten(gym.vector.utils.concatenate(*_batch_of_one(env.observation_space, observation)), 1)
-            if normalize_observation is not None:
-                seen = normalize_observation(seen)
-            action = clip(policy.mode(torch.as_tensor(seen, dtype=torch.float32)).numpy())[0]
-            observation, _, terminated, truncated, _ = env.step(action)
+            observation, _, terminated, truncated, _ = env.step(run.predict(observation))
             if terminated or truncated:
                 episodes -= 1
                 if not episodes:
                     return
                 observation, _ = env.reset()
-
-
-def _batch_of_one(space: gym.Space[Any], observation: Any) -> tuple[gym.Space[Any], list[Any], Any]:
-    return space, [observation], gym.vector.utils.create_empty_array(space, 1)
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

@@ -1,182 +1,366 @@
-"""What a run writes down: every tag with its meaning and unit, to TensorBoard and to `metrics.jsonl`.
+"""What a run writes down: every tag with its meaning and unit, to `metrics.jsonl` and to TensorBoard.
 
-`metrics.jsonl` is the record of truth: one object a logged update, with the update's number, the environment steps so
+`metrics.jsonl` is the record of truth: one object an update, with the number of the update, the environment steps so
 far and the tags below. It depends on nothing but the settings, so a seed gives the same file again; wall-clock figures
 go to TensorBoard only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from pgtorch.record import board
 from pgtorch.config import TrainConfig
-from pgtorch.record.tensorboard import EventFile
-from pgtorch.policies import BiasPolicy
+from pgtorch.gradient_check import DIFFERENCE
+from pgtorch.record.checkpoint import CheckpointError
+from pgtorch.record.folder import naming
+from pgtorch.record.tensorboard import SUFFIX, EventFile
 
-# The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update's step; all
-# else belongs to the gradient step that was taken, of several to the last; but the differences are the largest.
+# The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update; the rest is of
+# its last gradient step, but for the differences, which are the largest of all its steps.
 TAGS = {
     "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
     "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
     "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Swings around 0.5 as the bias hovers.",
     "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Starts at 1 and stays there.",
     "policy/entropy": "Mean entropy of the policy on the rows of the step, in nats. 0 is certain.",
-    "gradient/autograd": "The gradient that autograd found for the bias.",
+    "gradient/autograd": "The gradient of the bias by autograd.",
     "gradient/manual": "The same by the chain rule, by hand.",
     "gradient/absolute_difference": "Largest absolute difference of the two in the update. 0: every bit is equal.",
     "gradient/difference_in_units_of_u_c": "The same relative to what rounding may do; beyond 32 the run stops.",
-    "gradient/norm": "Euclidean norm of the policy's gradient. Where an update has several steps, the last one's.",
+    "gradient/norm": "Euclidean norm of the policy's gradient. If an update has several steps, the last one's.",
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
-    "loss/policy_gradient": "-mean(log pi * multiplier). No measure of progress: only its gradient means anything.",
+    "loss/policy_gradient": "-mean(log pi * multiplier). Not a measure of progress: only its gradient means anything.",
     "loss/value": "Mean squared error of the value function.",
     "time/env_steps_per_second": "Environment steps per second of wall clock since training began. TensorBoard only.",
 }
 
-DIFFERENCE = "gradient/absolute_difference"
-DIFFERENCES = (DIFFERENCE, "gradient/difference_in_units_of_u_c")
-FLUSH_SECONDS = 1.0
+CURVES = ("policy/bias", "gradient/autograd", "gradient/manual", "rollout/episode_return")  # what pictures show
 LINES = "metrics.jsonl"
-HUNGERS = (0.0, 0.5, 1.0)
+FLUSH_SECONDS = 1.0
+MOST_POINTS = 4096  # of a curve, an even number: more cannot be told apart in a picture
+_EVENTS = re.compile(r"events\.out\.tfevents\.[^/]+" + re.escape(SUFFIX))
 
 
-_HUNGER = torch.tensor(HUNGERS).unsqueeze(-1)  # [3, 1]
+class Point(NamedTuple):
+    """A value of a curve, and the number, sum and sum of squares of the values before it."""
+
+    update: int
+    env_steps: int
+    value: float
+    position: int
+    total: float
+    squares: float
 
 
-def policy_metrics(policy: nn.Module) -> dict[str, float]:
-    """What a policy shows of itself: the bias and P(Norm) of a `BiasPolicy`, nothing of another one."""
-    if not isinstance(policy, BiasPolicy):
-        return {}
-    not_hungry, half_way, hungry = torch.sigmoid(policy(_HUNGER).detach()).tolist()
-    return {
-        "policy/bias": policy.bias.item(),
-        "policy/p_norm/hunger_0.0": not_hungry,
-        "policy/p_norm/hunger_0.5": half_way,
-        "policy/p_norm/hunger_1.0": hungry,
-    }
+class Curve:
+    """The values of one tag over a run, in bounded memory: evenly spaced points, and exact means between them."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, int, float, int, float, float]] = []  # as in `Point`, which takes longer to make
+        self._every = 1  # of so many values one is kept
+        self._total = self._squares = 0.0
+        self.count = 0
+
+    def add(self, update: int, env_steps: int, value: float) -> None:
+        """Take in the next value."""
+        self._last = (update, env_steps, value, self.count, self._total, self._squares)
+        if self.count % self._every == 0:
+            if len(self._kept) == MOST_POINTS:
+                del self._kept[1::2]
+                self._every *= 2
+            self._kept.append(self._last)
+        self.count += 1
+        self._total += value
+        self._squares += value * value
+
+    @property
+    def points(self) -> list[Point]:
+        """At most 4,097 points, evenly spaced, with the first and the last value."""
+        kept = self._kept if self._kept[-1] is self._last else [*self._kept, self._last]
+        return [Point(*point) for point in kept]
+
+    def late(self) -> tuple[float, float]:
+        """Mean and standard deviation of the last half; beyond 4,096 values it begins at the next point."""
+        start = next(point for point in self.points if point.position >= self.count // 2)
+        count = self.count - start.position
+        mean = (self._total - start.total) / count
+        return mean, max((self._squares - start.squares) / count - mean * mean, 0.0) ** 0.5
+
+    def running_mean(self, window: int) -> tuple[int, list[float]]:
+        """For each point the mean of the values up to it.
+
+        Args:
+            window: Number of points in a mean; the values between them count as well.
+
+        Returns:
+            The number of values in a mean, once there are as many; and the means.
+        """
+        points, means = self.points, []
+        for i, end in enumerate(points):
+            start = points[max(0, i - window + 1)]
+            means.append((end.total + end.value - start.total) / (end.position + 1 - start.position))
+        return (window - 1) * self._every + 1, means
+
+
+class History:
+    """What summary and pictures need to know of a run's metrics, in bounded memory, however long the run.
+
+    Attributes:
+        start: `Policy.figures` before the first update.
+        last: The figures of the last update.
+        num_updates: Updates so far.
+        env_steps: Environment steps so far.
+        curves: The curves that pictures show, by tag; only those with a value.
+        largest_difference: Of both gradients; None if they were never compared.
+        digest: SHA-256 of `metrics.jsonl` so far.
+        sizes: Of the files in bytes, by name, when the history was read back; what lies beyond is cut off.
+    """
+
+    def __init__(self, start: Mapping[str, float] | None = None, sizes: Mapping[str, int] | None = None) -> None:
+        self.start: Mapping[str, float] = start or {}
+        self.last: Mapping[str, float] = {}
+        self.num_updates = self.env_steps = 0
+        self.curves: dict[str, Curve] = {}
+        self.largest_difference: float | None = None
+        self.digest = hashlib.sha256()
+        self.sizes = sizes
+
+    def add(self, update: int, env_steps: int, figures: Mapping[str, float]) -> None:
+        """Take in one update."""
+        self.num_updates, self.env_steps, self.last = update, env_steps, figures
+        for tag in CURVES:
+            if tag in figures:
+                if tag not in self.curves:
+                    self.curves[tag] = Curve()
+                self.curves[tag].add(update, env_steps, figures[tag])
+        if DIFFERENCE in figures and figures[DIFFERENCE] >= (self.largest_difference or 0.0):
+            self.largest_difference = figures[DIFFERENCE]
+
+    def summary(self) -> dict[str, float]:
+        """What is left to say of a run when it is over.
+
+        Returns:
+            For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard
+            deviation `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. If gradients were compared,
+            `largest_gradient_difference`.
+        """
+        summary = {name: self.last[tag] for name, tag in _LAST.items() if tag in self.last}
+        if "policy/bias" in self.curves:
+            summary["late_bias"], summary["late_bias_deviation"] = self.curves["policy/bias"].late()
+        if self.largest_difference is not None:
+            summary["largest_gradient_difference"] = self.largest_difference
+        return summary
+
+
+_LAST = {
+    "bias": "policy/bias",
+    "p_norm_hunger_0": "policy/p_norm/hunger_0.0",
+    "p_norm_hunger_1": "policy/p_norm/hunger_1.0",
+}
 
 
 class MetricsWriter:
     """Writes each update as a line of `metrics.jsonl` and as a TensorBoard event.
 
     What is written is kept for up to a second, then put into the files all at once: that is twice as fast. Use it as a
-    context manager: leaving it, by an error too, writes the rest and closes both files.
+    context manager: leaving it, after an error too, writes the rest and closes both files.
 
     Args:
-        folder: The run's folder, which exists.
-        sizes: Of the files at the checkpoint that the run goes on from, by `flush_to_disk`: what was written after it
-            is cut off. None begins a run.
-        env_steps: Environment steps so far.
+        folder: The folder of the run, which exists.
+        history: Of the run so far, from `read_record`: what was written after it is cut off. None begins a run.
     """
 
-    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, env_steps: int = 0) -> None:
-        if sizes is not None:
-            _cut_files(folder, sizes)
+    def __init__(self, folder: Path, history: History | None = None) -> None:
+        self._history = History() if history is None else history
+        if self._history.sizes is not None:
+            _cut_files(folder, self._history.sizes)
         self._folder = folder
-        self._lines = (folder / LINES).open("a")
+        self._lines = (folder / LINES).open("ab")
         self._events = EventFile(folder)
-        if env_steps:
-            self._events.write_restart(env_steps + 1)
+        if self._history.env_steps:
+            self._events.write_restart(self._history.env_steps + 1)
         self._start = self._flushed = time.time()
-        self._first_step = env_steps
-        self._kept: list[tuple[int, int, float, Mapping[str, float]]] = []  # update, environment steps, time, metrics
+        self._first_step = self._history.env_steps
+        self._kept: list[tuple[int, int, float, Mapping[str, float]]] = []  # update, environment steps, time, figures
 
     def __enter__(self) -> MetricsWriter:
         """Itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what is left and close both files."""
+        """Write the rest and close both files."""
         try:
             self.flush()
         finally:
-            with _naming(self._folder / LINES):
+            with naming(self._folder / LINES):
                 self._lines.close()
-            self._events.close()
+            with naming(self._folder):
+                self._events.close()
 
-    def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+    def begin(self, config: TrainConfig, start: Mapping[str, float]) -> None:
+        """Write what TensorBoard shows beside the curves; once, before the first update.
+
+        Args:
+            config: The settings of the run.
+            start: `Policy.figures` of the policy that it starts from.
+        """
+        self._history.start = start
+        self._events.write_about(config, TAGS)
+
+    def write(self, update: int, env_steps: int, figures: Mapping[str, float]) -> None:
         """Write one update.
 
         Args:
             update: Its number, from 1.
             env_steps: Environment steps so far, the x axis.
-            metrics: Values by tag, each a key of `TAGS`.
+            figures: Values by tag, each a key of `TAGS`.
         """
         now = time.time()
-        self._kept.append((update, env_steps, now, metrics))
+        self._kept.append((update, env_steps, now, figures))
         if now - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def write_about(self, config: TrainConfig) -> None:
-        """Write what TensorBoard shows beside the curves; once, when the run begins."""
-        self._events.write_values(board.about(config, TAGS))
-
     def write_picture(self, tag: str, picture: Path, env_steps: int) -> None:
         """Show a PNG file among TensorBoard's images."""
-        self._events.write_picture(env_steps, tag, picture.read_bytes())
+        with naming(self._folder):
+            self._events.write_picture(env_steps, tag, picture.read_bytes())
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
         kept, self._kept = self._kept, []
-        with _naming(self._folder / LINES):
-            for update, env_steps, _, metrics in kept:
-                self._lines.write(json.dumps({"update": update, "env_steps": env_steps, **metrics}) + "\n")
+        lines = []
+        for update, env_steps, _, figures in kept:
+            lines.append(json.dumps({"update": update, "env_steps": env_steps, **figures}) + "\n")
+            self._history.add(update, env_steps, figures)
+        data = "".join(lines).encode()
+        self._history.digest.update(data)
+        with naming(self._folder / LINES):
+            self._lines.write(data)
             self._lines.flush()
-        with _naming(self._folder):
-            for _, env_steps, now, metrics in kept:
+        with naming(self._folder):
+            for _, env_steps, now, figures in kept:
                 speed = (env_steps - self._first_step) / max(now - self._start, 1e-9)
-                self._events.write_scalars(env_steps, now, {**metrics, "time/env_steps_per_second": speed})
+                self._events.write_scalars(env_steps, now, {**figures, "time/env_steps_per_second": speed})
             self._events.flush()
         self._flushed = time.time()
 
-    def flush_to_disk(self) -> dict[str, int]:
-        """See that everything written so far outlasts a power cut.
+    def save(self) -> dict[str, Any]:
+        """Make everything written so far survive a power cut.
 
         Returns:
-            The size of each file in bytes, by name: for a checkpoint.
+            What a checkpoint keeps of the files, for `read_record`.
         """
         self.flush()
-        os.fsync(self._lines.fileno())
-        self._events.flush_to_disk()
-        return {path.name: path.stat().st_size for path in [self._folder / LINES, *_event_files(self._folder)]}
+        with naming(self._folder / LINES):
+            os.fsync(self._lines.fileno())
+        with naming(self._folder):
+            self._events.flush_to_disk()
+        sizes = {path.name: path.stat().st_size for path in [self._folder / LINES, *_event_files(self._folder)]}
+        return {"sizes": sizes, "sha256": self._history.digest.hexdigest(), "start": dict(self._history.start)}
+
+    @property
+    def history(self) -> History:
+        """The run so far."""
+        self.flush()
+        return self._history
+
+    def hash(self, modules: Mapping[str, nn.Module]) -> str:
+        """A hash of the run so far: of every line of `metrics.jsonl` and every bit of the modules.
+
+        Args:
+            modules: By name.
+
+        Returns:
+            SHA-256 in hexadecimal, 64 digits.
+        """
+        self.flush()
+        digest = self._history.digest.copy()
+        for name, module in modules.items():
+            for key, tensor in module.state_dict().items():
+                digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say what could not be written: a full disk's error does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; is there no space left?", str(path)) from error
+def read_record(folder: Path, record: Mapping[str, Any]) -> History:
+    """Read back what a run wrote up to a checkpoint; changes nothing. Event files may be missing.
 
-
-def require_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """See that a run's files still hold what they held at a checkpoint; missing event files are let pass.
+    Args:
+        folder: The folder of the run.
+        record: From `MetricsWriter.save`.
 
     Raises:
-        ValueError: Where they do not; the message names the file.
+        CheckpointError: If `metrics.jsonl` does not hold, bit for bit, what it held then, or an event file is shorter.
     """
-    if not isinstance(sizes, dict) or LINES not in sizes:
-        raise ValueError(f"files must be sizes by name, {LINES} among them, got {sizes!r:.100}")
+    sizes, digest, start = (record.get(name) for name in ("sizes", "sha256", "start"))
+    if record.keys() != {"sizes", "sha256", "start"} or not isinstance(sizes, dict) or LINES not in sizes:
+        raise CheckpointError(f"record must hold sizes, with that of {LINES}, sha256 and start, got {record!r:.200}")
+    if not isinstance(start, dict) or not all(type(value) is float for value in start.values()):
+        raise CheckpointError(f"record.start must be numbers by tag, got {start!r:.100}")
     for name, size in sizes.items():
-        if type(size) is not int or size < 0 or Path(name).name != name:
-            raise ValueError(f"files must be names in the run's folder and sizes in bytes, got {name!r}: {size!r}")
+        if type(size) is not int or size < 0 or not (name == LINES or _EVENTS.fullmatch(str(name))):
+            raise CheckpointError(f"record.sizes must be bytes by name of a file, got {name!r:.50}: {size!r:.50}")
         path = folder / name
-        if name != LINES and not path.exists():
-            continue
         found = path.stat().st_size if path.is_file() else 0
-        if found < size or not path.is_file():
-            raise ValueError(f"{path} must hold at least the {size} bytes of the checkpoint, got {found}")
+        if found < size and (name == LINES or path.exists()):
+            raise CheckpointError(f"{path} must hold at least the {size} bytes of the checkpoint, got {found}")
+    history = History(start, sizes)
+    for line in _first_lines(folder / LINES, sizes[LINES]):
+        history.digest.update(line)
+    if history.digest.hexdigest() != digest:
+        raise CheckpointError(f"{folder / LINES} has changed since the checkpoint: the digest of its lines differs")
+    try:
+        for number, line in enumerate(_first_lines(folder / LINES, sizes[LINES]), 1):
+            figures = _parse(line, folder / LINES, number)
+            history.add(figures.pop("update"), figures.pop("env_steps"), figures)
+    except ValueError as error:  # in a checkpoint that was forged to fit
+        raise CheckpointError(str(error)) from error
+    return history
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, oldest first, without a last line that a crash has torn.
+
+    Args:
+        folder: The folder of the run.
+
+    Raises:
+        FileNotFoundError: If it holds no metrics.
+        ValueError: If a line is damaged; the message names it.
+    """
+    path = folder / LINES
+    lines = path.read_bytes().split(b"\n")
+    return [_parse(line, path, i + 1) for i, line in enumerate(lines[:-1])]  # the last one is empty, or torn
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        figures = json.loads(line)
+        whole = type(figures["update"]) is type(figures["env_steps"]) is int
+        if whole and all(type(value) in (float, int) for value in figures.values()):
+            return dict(figures)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ValueError(f"{path}, line {number} must be numbers by tag, with update and env_steps, got {line!r:.100}")
+
+
+def _first_lines(path: Path, size: int) -> Iterator[bytes]:
+    """The lines within the first `size` bytes of a file."""
+    with path.open("rb") as file:
+        while size > 0 and (line := file.readline(size)):
+            size -= len(line)
+            yield line
 
 
 def _cut_files(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -189,44 +373,4 @@ def _cut_files(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def _event_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("events.out.tfevents.*"))
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, oldest first; a last line torn by a crash is left out.
-
-    Args:
-        folder: The run's folder.
-
-    Raises:
-        FileNotFoundError: Where it holds no metrics.
-    """
-    lines = (folder / LINES).read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what stands behind the last line break is empty, or torn
-
-
-def summarize(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """What is left to say of a run when it is over.
-
-    Args:
-        lines: From `read_metrics`; of none there is nothing to say.
-
-    Returns:
-        For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard deviation
-        `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. Where gradients were compared,
-        `largest_gradient_difference`.
-    """
-    figures: dict[str, float] = {}
-    if not lines:
-        return figures
-    if "policy/bias" in lines[-1]:
-        late = [line["policy/bias"] for line in lines[len(lines) // 2 :]]
-        figures["bias"] = lines[-1]["policy/bias"]
-        figures["late_bias"] = sum(late) / len(late)
-        figures["late_bias_deviation"] = (sum((b - figures["late_bias"]) ** 2 for b in late) / len(late)) ** 0.5
-        figures["p_norm_hunger_0"] = lines[-1]["policy/p_norm/hunger_0.0"]
-        figures["p_norm_hunger_1"] = lines[-1]["policy/p_norm/hunger_1.0"]
-    differences = [line[DIFFERENCE] for line in lines if DIFFERENCE in line]
-    if differences:
-        figures["largest_gradient_difference"] = max(differences)
-    return figures
+    return sorted(path for path in folder.iterdir() if _EVENTS.fullmatch(path.name))

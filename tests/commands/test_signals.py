@@ -1,8 +1,9 @@
-"""Ctrl-C, SIGTERM and kills, sent to train.py as it is started by a user, at any moment."""
+"""Ctrl-C, SIGTERM and kills, sent at any moment to train.py as a user starts it."""
 
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ SECONDS = 5.0  # within which a run must have ended
 ENDLESS = "--num-updates 100000 --no-pictures"
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SLOW = '''
-"""An environment whose every step takes a second, and that may take as long to make."""
+"""An environment whose steps take a second each, and that may take as long to make."""
 
 import time
 
@@ -51,7 +52,7 @@ gym.register("Slow-v0", Slow, max_episode_steps=5)
 
 
 class Started:
-    """A train.py that runs, in a session of its own."""
+    """A running train.py, in a session of its own."""
 
     def __init__(self, folder, flags):
         (folder / "slow.py").write_text(SLOW)
@@ -68,18 +69,26 @@ class Started:
         )
 
     def wait_for(self, what, seconds=60):
-        """Until something is true."""
+        """Wait until something is true."""
         end = time.monotonic() + seconds
         while not what():
-            assert time.monotonic() < end, "it did not come"
+            assert time.monotonic() < end, f"not within {seconds} s"
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.01)
 
     def has_trained(self):
         return self.run.exists() and any(path.stat().st_size for path in self.run.glob("metrics.jsonl"))
 
+    def handles_signals(self):
+        """Whether a handler of SIGTERM is set; before, Python itself has not started."""
+        (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        return bool(int(caught, 16) & 1 << signal.SIGTERM - 1)
+
+    def is_importing(self):
+        return "libtorch" in Path(f"/proc/{self.process.pid}/maps").read_text()
+
     def end(self, number, *, group=False):
-        """Send a signal; the exit status, once the process has ended."""
+        """Send a signal; return the exit status once the process has ended."""
         start = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             if group:
@@ -91,7 +100,7 @@ class Started:
         return self.process.returncode
 
     def left(self):
-        """Processes of its session that are alive, a moment later."""
+        """Processes of its session that are still alive after a moment."""
         end = time.monotonic() + 3
         while (alive := self._alive()) and time.monotonic() < end:
             time.sleep(0.05)
@@ -109,7 +118,7 @@ class Started:
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts train.py with flags; whatever is left of it is killed in the end."""
+    """Starts train.py with flags; what is left of it is killed in the end."""
     started = []
 
     def run(flags, folder=tmp_path):
@@ -125,7 +134,7 @@ def start(tmp_path):
 
 
 def goes_on(run, updates):
-    """The run can be resumed, and its record has no hole."""
+    """The run can be resumed, and its metrics lack no update."""
     before = read_newest(run)[1]["trainer"]["num_updates"]
     assert len(read_metrics(run)) == before
     result = resume(run, num_updates=before + updates)
@@ -149,7 +158,8 @@ def test_while_it_trains(start, number):
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 def test_while_it_is_imported(start, number):
     script = start(ENDLESS)
-    time.sleep(0.25)
+    script.wait_for(script.handles_signals)
+    script.wait_for(script.is_importing)
     assert script.end(number) == STATUS[number], script.err
     assert script.took < 1.0
     assert (script.out, script.err) == ("", "")
@@ -167,8 +177,9 @@ def test_while_it_is_set_up(start, tmp_path):
 
 
 def any_moment(start, folder, moment, number):
-    """A run that would end by itself after some two seconds gets a signal."""
+    """Send a signal to a run that would end by itself after some two seconds."""
     script = start("--num-updates 1500 --checkpoint-every 100", folder)
+    script.wait_for(script.handles_signals)
     time.sleep(moment)
     status = script.end(number)
     assert status in (0, STATUS[number]), (moment, script.err)
@@ -183,10 +194,10 @@ def any_moment(start, folder, moment, number):
 
 
 CHANCE = random.Random(5)
-MOMENTS = [CHANCE.uniform(0.15, 4.0) for _ in range(20)]  # earlier, Python itself has not started yet
+MOMENTS = [CHANCE.uniform(0.0, 4.0) for _ in range(20)]
 
 
-@pytest.mark.parametrize("moment", [0.9, 1.3, 1.9])
+@pytest.mark.parametrize("moment", [0.8, 1.2, 1.8])
 def test_at_a_moment(start, tmp_path, moment):
     any_moment(start, tmp_path, moment, signal.SIGTERM)
 
@@ -206,7 +217,7 @@ def test_a_second_signal_leaves_at_once(start):
     time.sleep(0.5)
     script.process.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert script.process.poll() is None  # in the midst of a long update
+    assert script.process.poll() is None  # in the middle of a long update
     assert script.end(signal.SIGTERM) == 143
     assert script.took < 1.0
     assert "Traceback" not in script.err
@@ -214,7 +225,7 @@ def test_a_second_signal_leaves_at_once(start):
 
 @pytest.mark.parametrize("group", [True, False], ids=["Ctrl-C", "SIGTERM"])
 def test_environments_in_other_processes_end_too(start, group):
-    """Ctrl-C goes to all of them at once, SIGTERM to the first only."""
+    """Ctrl-C goes to all of them, SIGTERM to the first only."""
     script = start(f"{ENDLESS} --env-id CartPole-v1 --vectorization async --num-envs 2 --num-steps 4")
     script.wait_for(script.has_trained)
     assert len(script._alive()) >= 3
@@ -275,5 +286,5 @@ def test_an_environment_that_raises(start, tmp_path, mode):
     assert "the lamp is out" in script.err
     assert script.out.count("closed") >= 2  # Gymnasium makes one more to look at
     assert read_newest(script.run)[1]["trainer"]["num_updates"] in (5, 10)
-    assert len(read_metrics(script.run)) % 5 > 0  # what was done since is there, too
+    assert len(read_metrics(script.run)) % 5 > 0  # the updates since then are there as well
     assert script.left() == []

@@ -1,8 +1,11 @@
+import dataclasses
 import json
 import re
 
 import pytest
+from calling import call
 
+from pgtorch import TrainConfig
 from pgtorch.record.metrics import read_metrics
 
 
@@ -46,21 +49,29 @@ def test_both_ids_work(run_script, tmp_path, env_id):
     ("flags", "named"),
     [
         ("--learning-rate 0", "learning_rate"),
-        ("--learning-rate -1", "learning_rate"),
-        ("--learning-rate nan", "learning_rate"),
+        ("--learning-rate -1", "learning_rate must be a finite number above 0, got -1.0"),
+        ("--learning-rate nan", "learning_rate must be a finite number above 0, got nan"),
         ("--learning-rate fast", "learning-rate"),
         ("--num-updates 0", "num_updates"),
         ("--num-updates 1.5", "num-updates"),
         ("--num-envs 0", "num_envs"),
         ("--num-steps -2", "num_steps"),
         ("--seed -1", "seed"),
-        ("--optimizer newton", "optimizer"),
-        ("--spice 3", "--spice"),
+        ("--optimizer newton", "optimizer must be sgd, adam or"),
+        ("--policy cat", "invalid choice 'cat' for argument '--policy'"),
+        ("--spice 3", "unknown flag --spice"),
+        ("--learning-rat 3", "unknown flag --learning-rat. Perhaps you meant --learning-rate?"),
+        ("--no-picture", "unknown flag --no-picture. Perhaps you meant --no-pictures?"),
+        ("run", "unexpected argument 'run'"),
         ("--num-updates", "num-updates"),
         ("--env-id Nowhere-v0", "Nowhere"),
         ("--env-id nowhere:Restaurant-v0", "nowhere"),
         ("--env-kwargs {", "env-kwargs"),
-        ("--env-kwargs []", "env-kwargs"),
+        ("--env-kwargs " + "[" * 3000, "env-kwargs"),
+        ("--env-kwargs []", "env_kwargs must be a dict, got []"),
+        ('--env-id FrozenLake-v1 --env-kwargs {"map_name":"9x9"}', "KeyError '9x9'"),
+        ("--run-dir=", "every argument needs a value, got '--run-dir='"),
+        ("--env-id No\x1b[31m-v0", "\\x1b[31m"),
         ('--env-kwargs {"reward_scale":0}', "reward_scale"),
         ("--run-dir file", "run_dir"),
         ("--run-dir full", "run_dir"),
@@ -68,26 +79,55 @@ def test_both_ids_work(run_script, tmp_path, env_id):
         (f"--run-dir {'x' * 300}", "run_dir"),
     ],
 )
-def test_bad_input_is_told_in_one_line(run_script, tmp_path, flags, named):
+def test_bad_input_gives_one_line(tmp_path, flags, named):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("{}")
-    done = run_script("train.py", *flags.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("train.py: error: ")
-    assert named in done.stderr
-    assert done.stdout == ""
+    status, out, error = call("train", *flags.split(), cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"pgtorch: error: .+\n", error)
+    assert error[:-1].isprintable()
+    assert named in error
+    assert "TrainConfig" not in error
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "full"}
     assert (tmp_path / "file").read_text() == "mine"
     assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["config.json"]
 
 
-def test_help_explains_every_flag(run_script, tmp_path):
-    done = run_script("train.py", "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    for flag in ("--env-id", "--seed", "--num-updates", "--learning-rate", "--num-envs", "--num-steps", "--run-dir"):
-        assert flag in done.stdout
+def test_help_explains_every_flag(tmp_path):
+    status, out, _ = call("train", "--help", cwd=tmp_path)
+    assert status == 0
+    for setting in dataclasses.fields(TrainConfig):
+        assert f"--{setting.name.replace('_', '-')}" in out
+    assert "Step size of the optimizer. Must be above 0. (default: 1.0)" in unboxed(out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_the_defaults_of_the_environment(tmp_path):
+    _, out, _ = call("train", "--help", "--env-id", "CartPole-v1", cwd=tmp_path)
+    assert "Step size of the optimizer. Must be above 0. (default: 0.003)" in unboxed(out)
+
+
+def unboxed(text):
+    """The words of a help text, without the box around it."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--resume nowhere", "'nowhere' must be a folder"),
+        ("--resume nowhere --learning-rate 3", "--learning-rate beside --resume, which takes --num-updates"),
+        ("--learning-rate 3 --resume=nowhere", "--learning-rate beside --resume, which takes --num-updates"),
+        ("--resume nowhere --num-updates 0", "num_updates must be at least 1, got 0"),
+        ("--resume", "--resume"),
+    ],
+)
+def test_bad_flags_beside_resume_give_one_line(tmp_path, flags, named):
+    status, out, error = call("train", *flags.split(), cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"pgtorch: error: .+\n", error)
+    assert named in error
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+import torch
 
 from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
 
@@ -37,3 +39,46 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
     np.testing.assert_allclose(normalize(np.array([-3.0])), [-3.0 / np.sqrt(returns.var() + 1e-8)])
     normalize.update(reward[:1], ended[:1], np.array([[True, False]]))  # filler moves nothing
     np.testing.assert_allclose(normalize.moments.variance, np.append(returns, 1 + 1.75 / 2).var())
+
+
+def test_rewards_keep_their_sign_and_are_cut_off():
+    normalize = RewardNormalizer(1, 0.5)
+    assert normalize(np.array([3.0, -3.0, 0.0, 50.0, -50.0])).tolist() == pytest.approx([3.0, -3.0, 0.0, 10.0, -10.0])
+
+
+def test_moments_are_accumulated_in_double_precision():
+    """Rows in float32 around 1,000 that differ in the last digits; kills a mean in single precision."""
+    rows = (1000 + np.random.default_rng(0).normal(size=(100_000, 1)) * 1e-2).astype(np.float32)
+    moments = RunningMoments(1)
+    for part in np.split(rows, 100):
+        moments.update(part)
+    np.testing.assert_allclose(moments.mean, rows.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, rows.var(0, dtype=np.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mid_episode", [True, False])
+def test_state_is_taken_and_put_without_sharing(mid_episode):
+    def rollout(seed):
+        rng = np.random.default_rng(seed)
+        return rng.normal(size=(9, 2)), rng.random((9, 2)) < 0.2, np.ones((9, 2), np.bool_)
+
+    observations, rewards = ObservationNormalizer(2), RewardNormalizer(2, 0.9)
+    observations.moments.update(rollout(0)[0])
+    rewards.update(*rollout(0))
+    assert rewards.discounted.any()
+    others = ObservationNormalizer(2), RewardNormalizer(2, 0.9)
+    for normalizer, other in zip((observations, rewards), others, strict=True):
+        state = normalizer.state_dict()
+        other.load_state_dict(state, mid_episode=mid_episode)
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                value.fill_(99.0)
+    if not mid_episode:
+        rewards.discounted = np.zeros(2)  # new episodes have begun
+    assert np.array_equal(others[1].discounted, rewards.discounted)
+    row = np.array([[1.0, 2.0]])
+    for normalizer, other in zip((observations, rewards), others, strict=True):
+        assert np.array_equal(normalizer(row), other(row))
+    for each in (rewards, others[1]):
+        each.update(*rollout(1))
+    assert np.array_equal(rewards(row), others[1](row))

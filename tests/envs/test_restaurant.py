@@ -221,7 +221,7 @@ RULES = [
     (0.5, 0.25, False, +1.0, -1.0, +1.0, -1.0),  # exactly 0.25 away counts once
     (0.5, 0.375, False, +1.0, -1.0, +1.0, -1.0),
     (0.5, below(0.5), False, +1.0, -1.0, +1.0, -1.0),
-    (0.5, 0.5, False, +1.0, -1.0, +1.0, -1.0),  # at the threshold one is not hungry
+    (0.5, 0.5, False, +1.0, -1.0, +1.0, -1.0),  # not hungry at the threshold itself
     (0.5, above(0.5), True, -1.0, +1.0, -1.0, +1.0),
     (0.5, 0.625, True, -1.0, +1.0, -1.0, +1.0),
     (0.5, 0.75, True, -1.0, +1.0, -1.0, +1.0),  # exactly 0.25 away counts once
@@ -375,6 +375,65 @@ def test_mean_reward(scheme, action, expected):
     envs.reset(seed=3)
     mean_square = 1.0 if scheme == "binary" else 2.5  # half of the rewards are +-1, half +-2
     assert_mean(envs.step(np.full(n, action))[1], expected, np.sqrt(mean_square - expected**2))
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP])
+def test_an_order_tells_nothing_of_the_next_hunger(mode):
+    """Kills one random number that serves for both."""
+    n = 200_000
+    envs = RestaurantVectorEnv(n, autoreset_mode=mode, large_portion_probability=(0.5, 0.5))
+    envs.reset(seed=0)
+    actions = np.zeros(n, np.int64)
+    observations, *_, infos = envs.step(actions)
+    large = infos.get("final_info", infos)["large_portion"]
+    if mode is NEXT_STEP:
+        observations, *_ = envs.step(actions)
+    assert abs(observations[large].mean() - observations[~large].mean()) < 5 * np.sqrt(1 / 12 * 4 / n)
+
+
+def test_the_hunger_of_a_filler_step_tells_nothing_of_the_order_that_follows():
+    """Kills a filler step that draws the order before it is asked for, from the number of the hunger."""
+    n = 200_000
+    envs = RestaurantVectorEnv(n, autoreset_mode=NEXT_STEP, large_portion_probability=(0.5, 0.5))
+    envs.reset(seed=0)
+    actions = np.zeros(n, np.int64)
+    envs.step(actions)
+    observations, *_ = envs.step(actions)
+    large = envs.step(actions)[4]["large_portion"]
+    assert abs(observations[large].mean() - observations[~large].mean()) < 5 * np.sqrt(1 / 12 * 4 / n)
+
+
+def test_hunger_and_orders_of_the_scalar_environment_have_their_means():
+    n, env = 20_000, RestaurantEnv(large_portion_probability=(0.15, 0.8))
+    env.reset(seed=0)
+    hunger, large = np.empty(n), np.empty(n)
+    for visit in range(n):
+        hunger[visit] = env.reset()[0][0]
+        large[visit] = env.step(0)[4]["large_portion"]
+    assert_mean(hunger, 0.5, np.sqrt(1 / 12))
+    assert_mean(large, 0.15, np.sqrt(0.15 * 0.85))
+
+
+class Dealt:
+    """A generator whose numbers are dealt."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def random(self, dtype=np.float64):
+        return dtype(self.numbers.pop(0))
+
+
+@pytest.mark.parametrize(("action", "probability"), [(0, 0.15), (1, 0.80)])
+def test_the_scalar_environment_takes_its_numbers_as_they_come(action, probability):
+    """Hunger is the first, and an order is large if the second is below the probability; kills any other scale."""
+    env = RestaurantEnv(large_portion_probability=(0.15, 0.8))
+    for order, large in [(0.0, True), (np.nextafter(probability, 0), True), (probability, False), (0.999, False)]:
+        for hunger in (0.0, 0.3125, below(1)):
+            env.np_random = dealt = Dealt(hunger, order)
+            assert env.reset()[0].tolist() == [hunger]
+            assert env.step(action)[4] == {"large_portion": large, "hungry": hunger > 0.5}
+            assert dealt.numbers == []
 
 
 # Forced hunger
@@ -738,6 +797,15 @@ def test_bad_actions_are_refused_and_change_nothing(actions, message, mode):
     assert vector_stream(envs) == vector_stream(twin)
 
 
+def test_settings_are_copied():
+    """Kills probabilities that are kept by reference."""
+    probability = np.array([0.0, 0.0])
+    envs = RestaurantVectorEnv(4, large_portion_probability=probability)
+    probability[:] = 1
+    envs.reset(seed=0)
+    assert not envs.step(np.zeros(4, np.int64))[4]["final_info"]["large_portion"].any()
+
+
 # Seeds, copies, speed
 
 MAKERS = {
@@ -769,7 +837,7 @@ def test_a_seed_is_not_replayed_by_the_resets_after_it(maker):
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
 @pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
-def test_a_copy_goes_on_as_the_original_would(maker, duplicate):
+def test_a_copy_continues_as_the_original_would(maker, duplicate):
     env = maker()
     env.reset(seed=3)
     stream_of(env)
@@ -803,7 +871,7 @@ def arrays(value):
 
 @pytest.mark.parametrize("render_mode", [None, "ansi"])
 @pytest.mark.parametrize("mode", MODES)
-def test_whoever_overwrites_an_array_spoils_nothing(mode, render_mode):
+def test_an_array_that_a_caller_overwrites_spoils_nothing(mode, render_mode):
     envs, twin = (RestaurantVectorEnv(3, autoreset_mode=mode, render_mode=render_mode) for _ in range(2))
     for index in range(8):
         given = {"hunger": np.array([0.125, 0.5, 0.875], np.float32)} if index % 2 == 0 else {}
@@ -829,7 +897,7 @@ def test_whoever_overwrites_an_array_spoils_nothing(mode, render_mode):
                 assert envs.render() == twin.render()
 
 
-def test_whoever_overwrites_an_observation_spoils_nothing():
+def test_an_observation_that_a_caller_overwrites_spoils_nothing():
     env = RestaurantEnv(**CERTAIN)
     observation, _ = env.reset(options={"hunger": 0.75})
     observation[:] = 0

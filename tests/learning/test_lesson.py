@@ -1,4 +1,4 @@
-"""The lesson itself: what lesson.md promises, through the public names."""
+"""The lesson itself, through the public names: its worked example, and ten training runs."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pgtorch.record.metrics import read_metrics
 
 
 def visit(policy, hunger, action, reward):
-    """One update of the lesson by autograd and SGD; gives the gradient back."""
+    """One update of the lesson by autograd and PyTorch's SGD; returns the gradient."""
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     observation, action, reward = torch.tensor([[hunger]]), torch.tensor([action]), torch.tensor([reward])
     loss = policy_gradient_loss(policy.log_prob(observation, action), reward)
@@ -52,7 +52,7 @@ def test_bias_hovers_around_minus_ten(ten_runs):
     assert abs(np.mean(means) + 10) < 0.25  # expected 0.08
 
 
-def test_each_state_gets_its_behaviour(ten_runs):
+def test_each_hunger_gets_its_place(ten_runs):
     for lines in ten_runs:
         assert lines[-1]["policy/p_norm/hunger_0.0"] < 0.001
         assert lines[-1]["policy/p_norm/hunger_1.0"] > 0.999
@@ -66,7 +66,7 @@ def test_autograd_and_manual_are_equal_at_every_update(ten_runs):
 
 
 def test_both_places_are_tried(ten_runs):
-    """Actions are drawn, not arg-maxed: at the optimum the policy still earns about 0.56, not the 0.65 of the best."""
+    """Actions are drawn: at the optimum the policy earns about 0.56, where the likeliest actions would earn 0.65."""
     for lines in ten_runs:
         assert 0.3 < np.mean([line["rollout/episode_return"] for line in lines[-1000:]]) < 0.66
         entropy = np.mean([line["policy/entropy"] for line in lines[-1000:]])

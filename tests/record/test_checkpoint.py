@@ -1,7 +1,8 @@
+import hashlib
+import io
 import os
 import pickle
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -9,97 +10,168 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import leaves, run_python
 
-from pgtorch import CheckpointError, Policy, TrainConfig, Trainer, resume, train
-from pgtorch.record.checkpoint import checkpoints, load_run, read_checkpoint, read_newest, save_checkpoint
-from pgtorch.environment.state import take_state
+from pgtorch import CheckpointError, TrainConfig, Trainer, resume, train
+from pgtorch.record.checkpoint import (
+    FORMAT,
+    HEADER,
+    checkpoints,
+    read_checkpoint,
+    read_newest,
+    remove_newer,
+    require_like,
+    save_checkpoint,
+)
+from pgtorch.record.trainer_state import take_trainer_state
 
 LESSON = "restaurant_env:Restaurant-v0"
 SHORT = {"num_updates": 3, "pictures": False}
-CART = {"hidden_sizes": (4,), "num_envs": 2, "num_steps": 4, "vectorization": "sync", **SHORT}
+NAN = float("nan")
 
 
-def leaves(value, path=""):
-    """Every number of nested state, by path, in a form in which equal means equal to the last bit."""
-    if isinstance(value, dict):
-        parts = [leaves(item, f"{path}.{key}") for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [{f"{path}.length": len(value)}, *(leaves(item, f"{path}[{i}]") for i, item in enumerate(value))]
-    elif isinstance(value, torch.Tensor):
-        return {path: (str(value.dtype), list(value.shape), value.detach().numpy().tobytes())}
-    else:
-        return {path: repr(value)}
-    return {name: leaf for part in parts for name, leaf in part.items()}
+def save(folder, update, **trainer):
+    """A checkpoint with this state of a trainer."""
+    return save_checkpoint(folder, update, config={}, record={}, trainer=trainer)
+
+
+def sealed(payload):
+    """The bytes of a file whose header and digest are right."""
+    return HEADER + hashlib.sha256(payload).digest() + payload
+
+
+def saved_by_torch(content, **settings):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **settings)
+    return buffer.getvalue()
 
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# A whole run.
-
-
-def test_a_run_is_loaded_as_it_ended(tmp_path):
-    for number, env_id in enumerate(["restaurant_env:Restaurant-v0", "CartPole-v1"]):
-        result = train(TrainConfig(env_id, run_dir=tmp_path / str(number), **SHORT))
-        run = load_run(result.run_dir)
-        assert run.config == TrainConfig(env_id, run_dir=tmp_path / str(number), **SHORT)
-        for name, value in result.policy.state_dict().items():
-            assert torch.equal(run.policy.state_dict()[name], value)
-        assert (run.normalize_observation is None) == (number == 0)
-    assert abs(run.normalize_observation.moments.mean).max() > 0
-
-
-def test_a_checkpoint_that_is_older_than_a_setting_goes_on_as_before(tmp_path):
-    """Acrobot-v1 has its own number of passes now; a run from before that setting had one."""
-    folder = train(
-        TrainConfig("Acrobot-v1", num_epochs=1, num_minibatches=1, run_dir=tmp_path / "run", **SHORT)
-    ).run_dir
-    content = dict(read_newest(folder)[1])
-    content["config"] = {
-        name: value for name, value in content["config"].items() if name not in ("num_epochs", "num_minibatches")
-    }
-    save_checkpoint(folder, 3, content)
-    config = load_run(folder).config
-    assert (config.num_epochs, config.num_minibatches) == (1, 1)
-
-
-def test_refuses_what_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        load_run(tmp_path)
-    run = train(TrainConfig(run_dir=tmp_path / "run", **SHORT)).run_dir
-    path = run / "checkpoint-000000003.pt"
-    whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"nonsense"):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"checkpoint-000000003\.pt cannot be read"):
-            load_run(run)
-
-
-class Mine(Policy):
-    def __init__(self):
-        super().__init__()
-        self.scores = torch.nn.Parameter(torch.zeros(2))
-
-    def distribution(self, observation):
-        return torch.distributions.Categorical(logits=self.scores.expand(len(observation), 2))
-
-
-def test_says_when_a_policy_is_of_a_class_it_cannot_make(tmp_path):
-    run = train(TrainConfig(run_dir=tmp_path / "run", check_gradient=0, **SHORT), policy=Mine()).run_dir
-    with pytest.raises(CheckpointError, match="the policy is a Mine, which only its own code can make"):
-        load_run(run)
-    assert load_run(run, Mine()).policy.scores.abs().sum() > 0
-    with pytest.raises(CheckpointError, match=r"policy\.class must be 'BiasPolicy', got 'Mine'"):
-        resume(run)
+# Which files are checkpoints.
 
 
 def test_the_two_newest_are_kept(tmp_path):
     for number in range(5):
-        path = save_checkpoint(tmp_path, number, {"number": number})
+        path = save(tmp_path, number, number=number)
         assert checkpoints(tmp_path)[0] == path
-        assert read_newest(tmp_path) == (path, {"format": 1, "number": number})
+        assert read_newest(tmp_path) == (path, {"config": {}, "record": {}, "trainer": {"number": number}})
     assert sorted(files(tmp_path)) == ["checkpoint-000000003.pt", "checkpoint-000000004.pt"]
+
+
+def test_numbers_count_and_not_names(tmp_path):
+    for number in (10**9, 999_999_999, 10**10):
+        save(tmp_path, number)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10000000000.pt", "checkpoint-1000000000.pt"]
+
+
+OTHERS = [
+    "checkpoint-best.pt",
+    "checkpoint-notes.pt",
+    "checkpoint-.pt",
+    "checkpoint--1.pt",
+    "checkpoint-000000009.pt.bak",
+    "checkpoint-1e9.pt",
+    "my-checkpoint-000000009.pt",
+    ".checkpoint-mine.pt.tmp",
+    ".checkpoint-000000009.tmp",
+]
+
+
+def test_no_other_file_is_read_or_deleted(tmp_path):
+    path = save(tmp_path, 1, number=1)
+    for name in OTHERS:
+        shutil.copy(path, tmp_path / name)
+    (tmp_path / "checkpoint-000000077.pt").mkdir()
+    (tmp_path / "checkpoint-000000078.pt").symlink_to(path)
+    before = {name: (tmp_path / name).read_bytes() for name in OTHERS}
+    for number in range(2, 6):
+        save(tmp_path, number, number=number)
+        assert read_newest(tmp_path)[1]["trainer"] == {"number": number}
+    remove_newer(tmp_path / "checkpoint-000000004.pt")
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-000000004.pt"]
+    assert {name: (tmp_path / name).read_bytes() for name in OTHERS} == before
+    assert (tmp_path / "checkpoint-000000077.pt").is_dir()
+    assert (tmp_path / "checkpoint-000000078.pt").is_symlink()
+
+
+def test_a_copy_under_another_number_is_refused(tmp_path):
+    shutil.copy(save(tmp_path, 3), tmp_path / "checkpoint-000000009.pt")
+    with pytest.warns(
+        UserWarning, match=r"000000009\.pt must be the checkpoint of its own number, got that of update 3"
+    ):
+        assert read_newest(tmp_path)[0].name == "checkpoint-000000003.pt"
+
+
+def test_newer_ones_are_removed_and_older_ones_kept(tmp_path):
+    for number in (1, 2):
+        save(tmp_path, number)
+    remove_newer(tmp_path / "checkpoint-000000001.pt")
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-000000001.pt"]
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "x" * 300, "a\0b"])
+def test_where_no_folder_is_there_is_no_checkpoint(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    assert checkpoints(tmp_path / name) == []
+
+
+# The newest that is whole and fits.
+
+
+def test_the_next_older_one_is_tried(tmp_path):
+    save(tmp_path, 1, fits=True)
+    save(tmp_path, 2, fits=False)
+
+    def use(path, content):
+        if not content["trainer"]["fits"]:
+            raise CheckpointError(f"{path} does not fit")
+        return path.name, "used"
+
+    told = r"checkpoint-000000002\.pt does not fit; going back to checkpoint-000000001\.pt"
+    with pytest.warns(UserWarning, match=told):
+        assert read_newest(tmp_path, use)[1] == ("checkpoint-000000001.pt", "used")
+    remove_newer(tmp_path / "checkpoint-000000000.pt")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        read_newest(tmp_path, use)
+
+
+def test_if_none_fits_each_reason_is_told(tmp_path):
+    for number in (1, 2):
+        save(tmp_path, number)
+
+    def use(path, content):
+        raise CheckpointError(f"{path.name} does not fit")
+
+    with pytest.raises(CheckpointError, match=r"000000002\.pt does not fit; checkpoint-000000001\.pt does not fit"):
+        read_newest(tmp_path, use)
+
+
+def test_another_error_comes_through(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def use(path, content):
+        raise RuntimeError(path.name)
+
+    with pytest.raises(RuntimeError, match="checkpoint-000000002"):
+        read_newest(tmp_path, use)
+
+
+def test_a_run_whose_metrics_were_cut_goes_back_to_a_checkpoint_that_fits(tmp_path):
+    config = TrainConfig(run_dir=tmp_path / "run", pictures=False, num_updates=7, checkpoint_every=5)
+    straight = train(config).hash
+    lines = (config.run_dir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (config.run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
+    told = r"metrics\.jsonl must hold at least .*; going back to checkpoint-000000005\.pt"
+    with pytest.warns(UserWarning, match=told):
+        assert resume(config.run_dir).hash == straight
+    assert (config.run_dir / "metrics.jsonl").read_bytes() == b"".join(lines)
+    (config.run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:2]))
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl must hold .*; .*metrics\.jsonl must hold"):
+        resume(config.run_dir)
 
 
 # Killed while it saves.
@@ -110,19 +182,24 @@ from pathlib import Path
 import torch
 from pgtorch.record.checkpoint import checkpoints, save_checkpoint
 
+torch.set_num_threads(1)
 folder = Path(sys.argv[1])
+saved = folder / "saved"
+saved.write_text("")
 for milliseconds in map(float, sys.stdin):
+    before = saved.stat().st_size
     child = os.fork()
     if child == 0:
         known = checkpoints(folder)
         number = int(known[0].stem[11:]) + 3 if known else 1  # another one than the kill fell into
         while True:
-            save_checkpoint(folder, number, {"numbers": [torch.full((50_000,), float(number))] * 4, "last": number})
-            with (folder / "saved").open("a") as saved:
-                saved.write(f"{number}\\n")
+            state = {"numbers": [torch.full((50_000,), float(number))] * 4, "last": number}
+            save_checkpoint(folder, number, config={}, record={}, trainer=state)
+            with saved.open("a") as file:
+                file.write(f"{number}\\n")
             number += 2
-    while not (folder / "saved").exists() or not (folder / "saved").stat().st_size:
-        time.sleep(0.001)  # so that the first kill, too, finds one
+    while saved.stat().st_size == before:
+        time.sleep(0.001)  # until it saves, so that the kill finds it at that
     time.sleep(milliseconds / 1000)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -136,7 +213,7 @@ def kill_while_saving(folder, kills):
     moments = random.Random(0)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         for _ in range(kills):
-            process.stdin.write(f"{moments.uniform(2, 60)}\n")
+            process.stdin.write(f"{moments.uniform(0, 60)}\n")
             assert process.stdout.readline() == "killed\n"
             yield
         process.stdin.close()
@@ -144,14 +221,15 @@ def kill_while_saving(folder, kills):
 
 @pytest.mark.parametrize("kills", [10, pytest.param(150, marks=pytest.mark.long)])
 def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path, kills):
-    torn = 0
+    within = 0
     for _ in kill_while_saving(tmp_path, kills):
         newest, content = read_newest(tmp_path)  # a warning, that it had to go back, would be an error
-        assert all((numbers == content["last"]).all() for numbers in content["numbers"])
-        assert newest.name == f"checkpoint-{content['last']:09d}.pt"
-        assert content["last"] >= int((tmp_path / "saved").read_text().split()[-1])  # never behind what was promised
-        torn += len(list(tmp_path.glob("*.tmp"))) > 0
-    assert torn > kills / 20  # kills did fall into a save
+        state, promised = content["trainer"], int((tmp_path / "saved").read_text().split()[-1])
+        assert all((numbers == state["last"]).all() for numbers in state["numbers"])
+        assert newest.name == f"checkpoint-{state['last']:09d}.pt"
+        assert state["last"] >= promised
+        within += state["last"] > promised or len(list(tmp_path.glob("*.tmp"))) > 0
+    assert within > kills / 20  # kills did fall into a save
 
 
 def test_what_a_kill_left_behind_is_cleared_away(tmp_path):
@@ -170,9 +248,9 @@ def small(tmp_path_factory):
     """The bytes of a run's checkpoint."""
     trainer = Trainer(TrainConfig(LESSON))
     trainer.update()
-    state = {**trainer.state_dict(), "generator": torch.arange(40, dtype=torch.uint8)}
-    path = save_checkpoint(tmp_path_factory.mktemp("small"), 1, {"config": trainer.config.to_dict(), "trainer": state})
-    return path.read_bytes()
+    state = {**take_trainer_state(trainer), "generator": torch.arange(40, dtype=torch.uint8), "streams": {}}
+    folder = tmp_path_factory.mktemp("small")
+    return save_checkpoint(folder, 1, config=trainer.config.to_dict(), record={}, trainer=state).read_bytes()
 
 
 def flipped(data, chance):
@@ -198,60 +276,107 @@ def swapped(data, chance):
     return bytes(mutant)
 
 
-def read_or_told(path):
-    """What a checkpoint holds, or the message; any other error passes."""
-    try:
-        return leaves(read_checkpoint(path))
-    except CheckpointError as error:
-        return str(error)
+def longer(data, chance):
+    return data + chance.randbytes(chance.randrange(1, 600))
 
 
-@pytest.mark.parametrize("damage", [flipped, cut, zeroed, swapped])
+@pytest.mark.parametrize("damage", [flipped, cut, zeroed, swapped, longer])
 @pytest.mark.parametrize("mutants", [38, pytest.param(1000, marks=pytest.mark.long)])
-def test_a_damaged_checkpoint_is_refused_or_equal(tmp_path, small, damage, mutants):
-    path = tmp_path / "checkpoint-000000001.pt"
+def test_every_damage_is_found(tmp_path, small, damage, mutants):
+    path, chance, damaged = tmp_path / "checkpoint-000000001.pt", random.Random(1), 0
     path.write_bytes(small)
-    whole, chance, told = read_or_told(path), random.Random(1), []
+    assert leaves(read_checkpoint(path)["trainer"])
     for _ in range(mutants):
-        path.write_bytes(damage(small, chance))
-        found = read_or_told(path)
-        if found != whole:
-            told.append(found)
-    assert all(isinstance(found, str) and str(path) in found for found in told)
-    assert len(told) > mutants / 3
-
-
-def test_a_record_that_became_a_folder_is_refused(tmp_path, small):
-    """One bit of a record's attributes, under no checksum, and torch reads nothing for it."""
-    path = tmp_path / "checkpoint-000000001.pt"
-    for directory in (match.start() for match in re.finditer(b"PK\1\2", small)):
-        mutant = bytearray(small)
-        mutant[directory + 38] ^= 16
+        mutant = damage(small, chance)
+        if mutant == small:
+            continue
+        damaged += 1
         path.write_bytes(mutant)
-        with pytest.raises(CheckpointError, match=r"checkpoint-000000001\.pt"):
+        with pytest.raises(CheckpointError, match=r"checkpoint-000000001\.pt cannot be read"):
             read_checkpoint(path)
+    assert damaged > mutants / 3
 
 
 @pytest.mark.long
-def test_every_bit_of_the_directory(tmp_path, small):
-    """The zip format's checksums do not cover its own directory."""
+def test_every_bit_of_the_header_and_the_end(tmp_path, small):
     path = tmp_path / "checkpoint-000000001.pt"
-    path.write_bytes(small)
-    whole = read_or_told(path)
-    for bit in range(8 * small.index(b"PK\1\2"), 8 * len(small)):
+    places = [*range(len(HEADER) + 100), *range(len(small) - 100, len(small))]
+    for bit in (8 * place + i for place in places for i in range(8)):
         mutant = bytearray(small)
         mutant[bit // 8] ^= 1 << bit % 8
         path.write_bytes(mutant)
-        found = read_or_told(path)
-        assert found == whole or isinstance(found, str), bit
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_checkpoint(path)
 
 
-# Hostile.
+# Of another format, or forged: sealed as it should be, with something else inside.
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            saved_by_torch({"format": 1, "config": {}}),
+            f"of format 1, written by an earlier version, .* format {FORMAT}",
+        ),
+        (
+            b"pgtorch checkpoint 1\n" + bytes(99),
+            r"must begin with b'pgtorch checkpoint 2\\n', got b'pgtorch checkpoint 1",
+        ),
+        (b"", "must begin with"),
+        (b"nonsense", "must begin with"),
+        (HEADER, "it is damaged, its digest is wrong"),
+        (sealed(b""), "cannot be read"),
+        (sealed(b"nonsense"), "cannot be read"),
+        (sealed(HEADER), "cannot be read"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, data, message):
+    path = tmp_path / "checkpoint-000000001.pt"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"checkpoint-000000001\.pt cannot be read.*{message}|{message}"):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt cannot be read: FileNotFoundError"):
+        read_checkpoint(tmp_path / "nowhere.pt")
+
+
+GOOD = {"number": 1, "config": {}, "record": {}, "trainer": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "must hold number, config, record, trainer, got 'list'"),
+        ("text", "must hold number, config, record, trainer, got 'str'"),
+        ({**GOOD, "format": True}, "must hold number, config, record, trainer, got .*format"),
+        ({**GOOD, 7: 1}, "must hold number, config, record, trainer, got .*7"),
+        ({key: value for key, value in GOOD.items() if key != "record"}, "must hold number, config, record, trainer"),
+        ({**GOOD, "number": True}, "must be the checkpoint of its own number, got that of update True"),
+        ({**GOOD, "number": 2}, "must be the checkpoint of its own number, got that of update 2"),
+        ({**GOOD, "number": torch.ones(3)}, "must be the checkpoint of its own number"),
+        ({**GOOD, "config": 3}, "config must be a dict, got int"),
+        ({**GOOD, "record": []}, "record must be a dict, got list"),
+        ({**GOOD, "trainer": None}, "trainer must be a dict, got NoneType"),
+    ],
+    ids=str,
+)
+def test_a_forged_content_is_refused(tmp_path, content, message):
+    path = tmp_path / "checkpoint-000000001.pt"
+    path.write_bytes(sealed(saved_by_torch(GOOD)))
+    read_checkpoint(path)
+    path.write_bytes(sealed(saved_by_torch(content)))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
 
 HOSTILE = """
 import sys
 from pathlib import Path
-from pgtorch.record.checkpoint import CheckpointError, load_run, read_checkpoint
+from pgtorch.record.checkpoint import CheckpointError, read_checkpoint
+from pgtorch.record.trained_run import load_run
 from pgtorch import resume
 
 for folder in map(Path, sys.argv[1:]):
@@ -274,284 +399,132 @@ class Hostile:
         return Path.touch, (self.canary,)
 
 
-def hostile_files(folder, canary, small):
-    """A folder for each way to bring code into a checkpoint."""
+def hostile_payloads(canary):
+    """The ways to bring code into a checkpoint."""
     evil = Hostile(canary)
-    made = {name: folder / name for name in ("pickle", "zip", "inside", "legacy", "polyglot")}
-    for path in made.values():
-        path.mkdir()
-    paths = {name: path / "checkpoint-000000001.pt" for name, path in made.items()}
-    paths["pickle"].write_bytes(pickle.dumps(evil))
-    torch.save(evil, paths["zip"])
-    torch.save({"format": 1, "config": {}, "files": {}, "trainer": {"policy": evil}}, paths["inside"])
-    torch.save(evil, paths["legacy"], _use_new_zipfile_serialization=False)
-    paths["polyglot"].write_bytes(paths["legacy"].read_bytes() + small)  # to zipfile it is the checkpoint behind it
-    return paths
+    legacy = saved_by_torch(evil, _use_new_zipfile_serialization=False)
+    return {
+        "pickle": pickle.dumps(evil),
+        "zip": saved_by_torch(evil),
+        "inside": saved_by_torch({**GOOD, "trainer": {"policy": evil}}),
+        "legacy": legacy,
+        "polyglot": legacy + saved_by_torch(GOOD),  # to a reader that starts at the end it is the one behind it
+    }
 
 
 @pytest.mark.parametrize("force", ["0", "1"])
-def test_a_hostile_checkpoint_is_refused_and_nothing_runs(tmp_path, small, force):
+def test_a_hostile_checkpoint_is_refused_and_nothing_runs(tmp_path, force):
     canary = tmp_path / "canary"
-    paths = hostile_files(tmp_path, canary, small)
-    command = [sys.executable, "-c", HOSTILE, *(str(path.parent) for path in paths.values())]
+    payloads = hostile_payloads(canary)
+    folders = []
+    for name, payload in payloads.items():
+        for way, data in (("plain", payload), ("sealed", sealed(payload))):
+            folders.append(tmp_path / f"{name}-{way}")
+            folders[-1].mkdir()
+            (folders[-1] / "checkpoint-000000001.pt").write_bytes(data)
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": force}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=100)
+    done = run_python("-c", HOSTILE, *folders, env=environment)
     assert done.returncode == 0, done.stderr
     assert not canary.exists()
-    for name, path in paths.items():  # they are hostile indeed
+    for name, payload in payloads.items():  # they are hostile indeed
         if name == "pickle":
-            pickle.loads(path.read_bytes())
+            pickle.loads(payload)
         else:
-            torch.load(path, weights_only=False)
+            torch.load(io.BytesIO(payload), weights_only=False)
         assert canary.exists(), name
         canary.unlink()
 
 
-# Whole, but of something else.
+# State that is built like the live one.
+
+MOMENTS = "trainer.collector.normalize_observation"
 
 
-def trainer_of(env_id="CartPole-v1", **settings):
-    trainer = Trainer(TrainConfig(env_id, **{**CART, "optimizer": "adam", **settings}))
-    for _ in range(3):
-        trainer.update()
-    return trainer
+@pytest.mark.parametrize(
+    ("found", "expected", "message"),
+    [
+        ({"a": 1}, [], "x must be of type list, got dict"),
+        (True, 1, "x must be of type int, got bool"),
+        ({"a": 1, 7: 2}, {"a": 1, "b": 1}, r"x must have keys \['a', 'b'\], got \['7'\] more and \['b'\] missing"),
+        ({"a": {"b": -1}}, {"a": {"b": 0}}, r"x\.a\.b must be at least 0, got -1"),
+        ("mine", "yours", "x must be 'yours', got 'mine'"),
+        (NAN, 1.0, "x must be finite, got nan"),
+        (float("inf"), 1.0, "x must be finite, got inf"),
+        ([1.0, NAN], [], "x must be finite, got nan"),
+        (["x"], [], "x must be a list of at most 100 numbers"),
+        ([1.0, 2], [], "x must be a list of at most 100 numbers"),
+        ([0.0] * 101, [], "x must be a list of at most 100 numbers"),
+        ([0.0] * 1_000_000, [], "x must be a list of at most 100 numbers"),
+        (
+            torch.ones(2),
+            torch.ones(3),
+            r"x must be a tensor torch\.float32 \[3\] on cpu, got torch\.float32 \[2\] on cpu",
+        ),
+        (torch.ones(2).double(), torch.ones(2), r"x must be a tensor torch\.float32 .*, got torch\.float64"),
+        (torch.ones(2).to_sparse(), torch.ones(2), r"x must be a tensor .*got .* torch\.sparse_coo"),
+        (torch.ones(2, device="meta"), torch.ones(2), r"x must be a tensor .* on cpu, got .* on meta"),
+        (torch.tensor([1.0, NAN]), torch.ones(2), "x must be finite, got nan"),
+    ],
+    ids=str,
+)
+def test_what_differs_is_named(found, expected, message):
+    with pytest.raises(CheckpointError, match=message):
+        require_like(found, expected, "x")
 
 
-def stored(state, folder):
-    """A state as it comes out of a file."""
-    return read_checkpoint(save_checkpoint(folder, 1, {"state": state}))["state"]
-
-
-def changed(state, way, value):
-    """A copy with another value at a path of keys; `...` takes it out."""
-    key, *rest = way
-    copied = dict(state) if isinstance(state, dict) else list(state)
-    if rest:
-        copied[key] = changed(state[key], rest, value)
-    elif value is ...:
-        del copied[key]
-    else:
-        copied[key] = value
-    return copied if isinstance(state, dict | list) else tuple(copied)
-
-
-NAN = float("nan")
-WEIGHT = ("policy", "parameters", "layers.0.weight")
-MOMENTS = ("collector", "observation_moments")
-WRONG_PARTS = [
-    (
-        WEIGHT,
-        torch.zeros(4, 5),
-        r"trainer\.policy\.parameters\.layers\.0\.weight must be torch.float32 of shape \[4, 4\]",
-    ),
-    (WEIGHT, torch.zeros(4, 4, dtype=torch.float64), r"layers\.0\.weight must be torch\.float32 .* got torch\.float64"),
-    (WEIGHT, torch.full((4, 4), NAN), r"layers\.0\.weight must be finite, got nan"),
-    (WEIGHT, [1.0], r"layers\.0\.weight must be a Tensor, got list"),
-    (WEIGHT, ..., r"trainer\.policy\.parameters must have keys .* missing \['layers\.0\.weight'\]"),
-    (
-        (*WEIGHT[:2], "extra"),
-        torch.zeros(1),
-        r"trainer\.policy\.parameters must have keys .* more than that \['extra'\]",
-    ),
-    (("policy", "class"), "BiasPolicy", r"trainer\.policy\.class must be 'MLPPolicy', got 'BiasPolicy'"),
-    (("value_function",), ..., r"trainer must have keys .* missing \['value_function'\]"),
-    (("surplus",), 1, r"trainer must have keys .* more than that \['surplus'\]"),
-    ((7,), 1, r"trainer must have keys .* more than that \['7'\]"),
-    (("optimizers", "value", "mean.0"), torch.full((4, 4), NAN), r"trainer\.optimizers\.value\.mean\.0 must be finite"),
-    (
-        ("optimizers", "policy", "steps.0"),
-        torch.zeros(2),
-        r"trainer\.optimizers\.policy\.steps\.0 must be .* shape \[\]",
-    ),
-    (("optimizers", "policy"), {}, r"trainer\.optimizers\.policy must have keys"),
-    ((*MOMENTS, "mean"), torch.full((4,), NAN, dtype=torch.float64), r"observation_moments\.mean must be finite"),
-    ((*MOMENTS, "count"), NAN, r"observation_moments\.count must be finite"),
-    ((*MOMENTS, "count"), 3, r"observation_moments\.count must be a float, got int"),
-    (("collector", "recent"), [1.0, NAN], r"collector\.recent must be finite"),
-    (("collector", "recent"), ["x"], r"collector\.recent must be a list of numbers"),
-    (("collector", "total"), torch.zeros(3, dtype=torch.float64), r"collector\.total must be .* shape \[2\]"),
-    (("collector", "resetting"), torch.zeros(2), r"collector\.resetting must be torch\.bool"),
-    (("num_updates",), -1, r"num_updates must be at least 0, got -1"),
-    (("num_updates",), True, r"num_updates must be a int, got bool"),
-    (("num_env_steps",), "3", r"num_env_steps must be a int, got str"),
-    (("generator",), torch.zeros(7, dtype=torch.uint8), r"trainer\.generator must be"),
-    (("generator",), torch.zeros_like(torch.get_rng_state()), r"trainer\.generator"),
-    (("environment",), ("object", {}), r"trainer\.environment"),
-    (("environment",), [], r"trainer\.environment"),
-    (("environment",), ("value", None), r"trainer\.environment"),
+NEVER_NEGATIVE = [
+    f"{MOMENTS}.count",
+    f"{MOMENTS}.variance",
+    "trainer.optimizers.policy.mean_square.0",
+    "trainer.optimizers.value.steps.11",
+    "trainer.optimizers.policy.exp_avg_sq.3",
+    "trainer.optimizers.policy.square_avg.0",
+    "trainer.optimizers.policy.step.0",
 ]
 
 
-def named(value):
-    return ".".join(map(str, value)) if isinstance(value, tuple) and value[0] != "object" else None
-
-
-@pytest.mark.parametrize(("way", "value", "message"), WRONG_PARTS, ids=named)
-def test_a_wrong_part_is_named_and_nothing_changes(tmp_path, way, value, message):
-    saved = stored(trainer_of(seed=1).state_dict(), tmp_path)
-    trainer = trainer_of(seed=2)
-    before = leaves(trainer.state_dict())
-    with pytest.raises(CheckpointError, match=message):
-        trainer.load_state_dict(changed(saved, way, value))
-    assert leaves(trainer.state_dict()) == before
-    trainer.load_state_dict(saved)
-    assert leaves(trainer.state_dict()) == leaves(saved)
-    trainer.close()
+@pytest.mark.parametrize("where", NEVER_NEGATIVE)
+def test_what_is_never_negative(where):
+    for of in (float, lambda value: torch.tensor([1.0, value])):
+        require_like(of(0.0), of(1.0), f"run/checkpoint-000000001.pt: {where}")
+        with pytest.raises(CheckpointError, match=r"must be at least 0, got -0\.5"):
+            require_like(of(-0.5), of(1.0), f"run/checkpoint-000000001.pt: {where}")
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"env_id": "Acrobot-v1"}, r"trainer\.policy\.parameters\.layers\.0\.weight must be"),
-        ({"env_id": LESSON}, r"trainer must have keys"),
-        ({"hidden_sizes": (5,)}, r"trainer\.policy\.parameters\.layers\.0\.weight must be"),
-        ({"hidden_sizes": (4, 4)}, r"trainer\.policy\.parameters must have keys"),
-        ({"optimizer": "sgd"}, r"trainer\.optimizers\.policy must have keys"),
-        ({"num_envs": 3}, r"trainer\.collector\.observation must be"),
-        ({"normalize_rewards": False}, r"trainer\.collector must have keys"),
-        ({"multiplier": "reward", "baseline": "none"}, r"trainer must have keys"),
-        ({"vectorization": "native"}, r"trainer\.environment: CartPoleVectorEnv"),
-    ],
-    ids=str,
+    "where", [f"{MOMENTS}.mean", "trainer.optimizers.policy.mean.0", "trainer.policy.parameters.count"]
 )
-def test_the_state_of_another_trainer_is_refused_and_nothing_changes(tmp_path, settings, message):
-    saved = stored(trainer_of().state_dict(), tmp_path)
-    trainer = trainer_of(**{"env_id": "CartPole-v1", **settings})
-    before = leaves(trainer.state_dict())
-    with pytest.raises(CheckpointError, match=message):
-        trainer.load_state_dict(saved)
-    assert leaves(trainer.state_dict()) == before
-    trainer.close()
+def test_what_may_be_negative(where):
+    require_like(torch.tensor([-1.0]), torch.tensor([1.0]), where)
 
 
-def without_generators(state):
-    """The state of an environment, its generators' texts replaced."""
-    if isinstance(state, dict):
-        return {key: without_generators(item) for key, item in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(map(without_generators, state))
-    return "{}" if isinstance(state, str) and "PCG64" in state and "{" in state else state
+def test_what_is_alike_passes():
+    state = {"a": 1, "b": [0.5], "c": torch.zeros(2), "d": "x", "e": {"f": 0.5}, "g": torch.zeros(0)}
+    require_like(state, {**state, "a": 7, "b": [], "c": torch.ones(2)}, "x")
 
 
-def test_a_wrong_generator_of_an_environment_is_refused_and_nothing_changes(tmp_path):
-    saved = stored(trainer_of().state_dict(), tmp_path)
-    spoiled = {**saved, "environment": without_generators(saved["environment"])}
-    assert leaves(spoiled) != leaves(saved)
-    trainer = trainer_of(seed=3)
-    before = leaves(trainer.state_dict())
-    with pytest.raises(CheckpointError, match=r"trainer\.environment"):
-        trainer.load_state_dict(spoiled)
-    assert leaves(trainer.state_dict()) == before
-    trainer.close()
-
-
-def test_a_state_without_the_environments_says_so(tmp_path):
-    saved = stored(changed(trainer_of().state_dict(), ("environment",), ...), tmp_path)
-    trainer = trainer_of()
-    with pytest.warns(UserWarning, match=r"^\w.*: new episodes begin"):
-        trainer.load_state_dict(saved)
-    trainer.close()
-
-
-@pytest.mark.parametrize("state", [{}, {"policy": 3}])
-def test_what_is_no_state_is_refused(state):
-    with pytest.raises(CheckpointError, match="trainer must have keys"):
-        Trainer(TrainConfig(LESSON)).load_state_dict(state)
-
-
-def test_a_state_can_be_put_into_a_trainer_that_has_played(tmp_path):
-    trainer = Trainer(TrainConfig(LESSON))
-    trainer.update()
-    saved = stored(trainer.state_dict(), tmp_path)
-    for _ in range(5):
-        trainer.update()
-    trainer.load_state_dict(saved)
-    assert leaves(trainer.state_dict()) == leaves(saved)
-
-
-def test_the_state_shares_nothing_with_the_trainer():
-    trainer = trainer_of()
-    state = trainer.state_dict()
-    before = leaves(state)
-    trainer.update()
-    assert leaves(state) == before
-    trainer.close()
-
-
-def test_taking_the_state_changes_nothing():
-    one, other = trainer_of(), trainer_of()
-    for _ in range(3):
-        one.state_dict()
-    assert leaves(one.state_dict()) == leaves(other.state_dict())
-    assert leaves(take_state(one.env)) == leaves(take_state(other.env))
-    one.close()
-    other.close()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"format": 2}, "must be a checkpoint of format 1, got 2"),
-        ({"format": None}, "must be a checkpoint of format 1, got None"),
-        ([1, 2], "must be a checkpoint of format 1, got 'list'"),
-        ("text", "must be a checkpoint of format 1, got 'str'"),
-    ],
-)
-def test_another_format_is_refused(tmp_path, content, message):
-    torch.save(content, tmp_path / "checkpoint-000000001.pt")
-    with pytest.raises(CheckpointError, match=rf"checkpoint-000000001\.pt {message}"):
-        read_checkpoint(tmp_path / "checkpoint-000000001.pt")
-
-
-LINES = ("files", "metrics.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("way", "value"),
-    [
-        (("config",), ...),
-        (("config",), 3),
-        (("config", "learning_rate"), -1.0),
-        (("config", "spice"), 1),
-        (("config", "hidden_sizes"), [7]),
-        (("config", "num_envs"), 2),
-        (("trainer",), ...),
-        (("trainer",), 3),
-        (("files",), ...),
-        (("files", "../outside"), 1),
-        ((*LINES[:1], "elsewhere/metrics.jsonl"), 1),
-        (LINES, 10**9),
-        (LINES, "x"),
-        (("files",), []),
-        (LINES, -5),
-        (("files",), {}),
-    ],
-    ids=str,
-)
-def test_a_wrong_checkpoint_is_not_resumed_and_no_file_changes(tmp_path, way, value):
-    train(TrainConfig(run_dir=tmp_path / "run", policy="mlp", **SHORT))
-    path, content = read_newest(tmp_path / "run")
-    save_checkpoint(path.parent, 3, changed(content, way, value))
-    before = files(path.parent)
-    with pytest.raises(CheckpointError, match=r"checkpoint-000000003\.pt"):
-        resume(path.parent, num_updates=5)
-    assert files(path.parent) == before
+# What cannot be saved.
 
 
 def test_numbers_that_are_not_finite_are_not_saved(tmp_path):
-    save_checkpoint(tmp_path, 1, {"trainer": {"weight": torch.ones(2)}})
-    for value in (torch.tensor([1.0, NAN]), float("inf"), [1.0, NAN]):
-        with pytest.raises(CheckpointError, match=r"checkpoint-000000002\.pt: trainer\.weight must be finite"):
-            save_checkpoint(tmp_path, 2, {"trainer": {"weight": value}})
+    save(tmp_path, 1, weight=torch.ones(2))
+    for value in (torch.tensor([1.0, NAN]), float("inf"), [1.0, NAN], {"deep": [[NAN]]}):
+        with pytest.raises(CheckpointError, match=r"checkpoint-000000002\.pt: trainer\.weight.* must be finite"):
+            save(tmp_path, 2, weight=value)
     assert sorted(files(tmp_path)) == ["checkpoint-000000001.pt"]
 
 
 def test_what_cannot_be_read_back_is_not_saved(tmp_path):
     """And leaves no temporary file."""
-    save_checkpoint(tmp_path, 1, {"fine": 1})
+    save(tmp_path, 1)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        save_checkpoint(tmp_path, 2, {"strange": Path("x")})
+        save(tmp_path, 2, strange=Path("x"))
     assert sorted(files(tmp_path)) == ["checkpoint-000000001.pt"]
+
+
+def test_integers_and_odd_numbers_come_back(tmp_path):
+    state = {"list": [1, 2.5, [3, None]], "int": torch.arange(3), "bool": torch.tensor(True), "big": 2**62}
+    assert leaves(read_checkpoint(save(tmp_path, 1, **state))["trainer"]) == leaves(state)
 
 
 # The disk is full.
@@ -563,23 +536,20 @@ import torch
 from pgtorch.record.checkpoint import CheckpointError, save_checkpoint
 
 folder = Path(sys.argv[1])
-save_checkpoint(folder, 1, {"numbers": torch.ones(20_000)})
+save_checkpoint(folder, 1, config={}, record={}, trainer={"numbers": torch.ones(20_000)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    save_checkpoint(folder, 2, {"numbers": torch.ones(20_000)})
+    save_checkpoint(folder, 2, config={}, record={}, trainer={"numbers": torch.ones(20_000)})
 except CheckpointError as error:
     print(error)
 """
 
 
 def test_a_full_disk_is_told_and_the_older_checkpoint_stays(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], check=True, capture_output=True, text=True, timeout=100
-    )
-    path = tmp_path / "checkpoint-000000002.pt"
-    assert done.stdout.startswith(f"{path}: no space left to write it")
+    done = run_python("-c", FULL, tmp_path)
+    assert done.stdout.startswith(f"{tmp_path / 'checkpoint-000000002.pt'}: no space left to write it")
     assert sorted(files(tmp_path)) == ["checkpoint-000000001.pt"]
-    assert read_newest(tmp_path)[1]["numbers"].sum() == 20_000
+    assert read_newest(tmp_path)[1]["trainer"]["numbers"].sum() == 20_000
 
 
 LIMITED = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
@@ -604,7 +574,7 @@ def test_a_run_on_a_full_disk_ends_in_one_line(tmp_path, every, limit, path):
 def test_a_folder_that_is_gone_is_told(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    save_checkpoint(folder, 1, {})
+    save(folder, 1)
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match=r"run/checkpoint-000000002\.pt: it cannot be written \(No such file"):
-        save_checkpoint(folder, 2, {})
+        save(folder, 2)

@@ -3,76 +3,97 @@ import math
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
-from pgtorch import BiasPolicy, MLPPolicy, TrainConfig, train
-from pgtorch.record import pictures
-from pgtorch.environment.build import make_env
+from pgtorch import BiasPolicy, Policy, TrainConfig, train
+from pgtorch.lesson.model import RestaurantModel
+from pgtorch.record import lesson_pictures, pictures, plot
+from pgtorch.record.metrics import History
 
 LESSON = {"bias.png", "p_norm.png", "expected_reward.png", "gradient.png"}
+CART = TrainConfig("CartPole-v1")
 
 
-def lines(end, updates=100):
-    """A run whose bias goes in a straight line."""
-    return [
-        {"update": i, "policy/bias": end * i / updates, "gradient/autograd": 1 / i, "gradient/manual": 1 / i}
-        for i in range(1, updates)
-    ]
+def straight(end, updates=100, start=0.0, **more):
+    """The history of a run whose bias went in a straight line."""
+    history = History({"policy/bias": start})
+    for i in range(1, updates + 1):
+        gradient = math.sin(i)
+        figures = {"policy/bias": start + (end - start) * i / updates, "gradient/autograd": gradient}
+        history.add(i, i, {**figures, "gradient/manual": gradient, "gradient/absolute_difference": 0.0, **more})
+    return history
+
+
+def returns(values):
+    history = History()
+    for i, value in enumerate(values, 1):
+        history.add(i, 10 * i, {} if value is None else {"rollout/episode_return": value})
+    return history
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was drawn, by file: the axes as matplotlib has them."""
+    axes, save = {}, plot.save
+
+    def keep(made, path, *rest):
+        axes[path.stem] = made
+        return save(made, path, *rest)
+
+    monkeypatch.setattr(plot, "save", keep)
+    return axes
+
+
+def title(axes: Axes):
+    return axes.get_title()
+
+
+def labels(axes: Axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def pixels(path):
     return matplotlib.image.imread(path)
 
 
-def test_pictures_follow_the_run(tmp_path):
-    """Another course of the bias, another picture; but the gradients were the same."""
-    shown = []
-    for end in (-10.0, -5.0):
-        drawn = pictures.draw(tmp_path, lines(end), TrainConfig(), BiasPolicy())
-        assert {path.name for path in drawn.values()} == LESSON
-        shown.append({tag: pixels(path) for tag, path in drawn.items()})
-    for tag, first in shown[0].items():
-        assert first.shape == shown[1][tag].shape
-        assert len(np.unique(first.reshape(-1, 4), axis=0)) > 10  # there is something on it
-        assert np.array_equal(first, shown[1][tag]) == (tag == "pictures/gradient"), tag
+# Which pictures there are.
 
 
-def test_a_gradient_that_is_off_leaves_the_diagonal(tmp_path):
-    run = lines(-10.0)
-    right = pixels(pictures.draw(tmp_path, run, TrainConfig(), BiasPolicy())["pictures/gradient"])
-    run[50]["gradient/autograd"] += 0.3
-    assert not np.array_equal(
-        right, pixels(pictures.draw(tmp_path, run, TrainConfig(), BiasPolicy())["pictures/gradient"])
-    )
+def test_the_lesson_has_four(tmp_path, drawn):
+    found = pictures.draw(tmp_path, straight(-10.0), TrainConfig(), BiasPolicy())
+    assert {path.name for path in found.values()} == LESSON
+    assert found == {f"pictures/{name}": tmp_path / f"{name}.png" for name in drawn}
+    for path in found.values():
+        assert pixels(path).shape == (450, 800, 4)
+        assert len(np.unique(pixels(path).reshape(-1, 4), axis=0)) > 10  # there is something on it
 
 
-def test_the_optimum_is_that_of_the_runs_own_environment(tmp_path):
-    shown = []
-    for threshold in (0.5, 0.4):
-        config = TrainConfig(env_kwargs={"hungry_above": threshold, "autoreset_mode": "NextStep"})
-        shown.append(pixels(pictures.draw(tmp_path, lines(-10.0), config, BiasPolicy())["pictures/bias"]))
-    assert not np.array_equal(*shown)
+def test_another_environment_has_no_exact_answer(tmp_path, drawn):
+    found = pictures.draw(tmp_path, straight(-10.0), TrainConfig("Other-v0", policy="bias"), BiasPolicy())
+    assert {path.name for path in found.values()} == LESSON - {"expected_reward.png"}
+    assert not any("optimum" in label for label in labels(drawn["bias"]))
 
 
-def test_another_environment_has_no_exact_answer(tmp_path):
-    drawn = pictures.draw(tmp_path, lines(-10.0), TrainConfig("Other-v0", policy="bias"), BiasPolicy())
-    assert {path.name for path in drawn.values()} == LESSON - {"expected_reward.png"}
+def test_without_a_check_there_is_no_gradient(tmp_path):
+    history = History()
+    history.add(1, 1, {"policy/bias": -1.0})
+    found = pictures.draw(tmp_path, history, TrainConfig(check_gradient=0), BiasPolicy())
+    assert {path.name for path in found.values()} == LESSON - {"gradient.png"}
 
 
-def test_episode_returns_of_other_policies(tmp_path):
-    config = TrainConfig("CartPole-v1", num_envs=2)
-    env = make_env(config)
-    policy = MLPPolicy(env.single_observation_space, env.single_action_space)
-    env.close()
-    assert pictures.draw(tmp_path, [{"update": 1, "env_steps": 9}], config, policy) == {}
+def test_another_policy_shows_its_returns(tmp_path):
+    assert pictures.draw(tmp_path, returns([None, None]), CART, Policy()) == {}
+    assert pictures.draw(tmp_path, History(), CART, Policy()) == {}
     assert not list(tmp_path.iterdir())
-    run = [{"update": i, "env_steps": 10 * i, "rollout/episode_return": math.sqrt(i)} for i in range(1, 60)]
-    drawn = pictures.draw(tmp_path, run, config, policy)
-    assert [path.name for path in drawn.values()] == ["episode_return.png"]
+    found = pictures.draw(tmp_path, returns([None, 1.0]), CART, Policy())
+    assert found == {"pictures/episode_return": tmp_path / "episode_return.png"}
 
 
-@pytest.mark.parametrize("updates", [1, 2, 9000])
-def test_short_and_long_runs(tmp_path, updates):
-    assert len(pictures.draw(tmp_path, lines(-1.0, updates + 1), TrainConfig(), BiasPolicy())) == 4
+def test_a_bias_of_another_policy_is_not_the_lessons(tmp_path):
+    """Without a weight there is no P(Norm) to draw."""
+    history = History()
+    history.add(1, 1, {"policy/bias": 1.0, "rollout/episode_return": 1.0})
+    assert pictures.draw(tmp_path, history, CART, Policy()).keys() == {"pictures/episode_return"}
 
 
 def test_a_run_draws_what_it_has(tmp_path):
@@ -80,7 +101,109 @@ def test_a_run_draws_what_it_has(tmp_path):
     assert {path.name for path in run.glob("*.png")} == LESSON
 
 
-def test_a_long_run_is_thinned_to_its_end(tmp_path):
-    few = pictures._thinned(lines(-1.0, 9002))
-    assert len(few) <= 4000
-    assert few[-1]["update"] == 9001
+@pytest.mark.parametrize("updates", [1, 2, 3, 9000])
+def test_short_and_long_runs(tmp_path, updates):
+    assert len(pictures.draw(tmp_path, straight(-1.0, updates), TrainConfig(), BiasPolicy())) == 4
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path):
+    with pytest.raises(OSError, match=r"bias\.png"):
+        pictures.draw(tmp_path / "missing", straight(-1.0), TrainConfig(), BiasPolicy())
+
+
+# What they say.
+
+
+def test_titles_tell_what_happened(tmp_path, drawn):
+    pictures.draw(tmp_path, straight(-10.0, start=3.0), TrainConfig(), BiasPolicy(bias=3.0))
+    assert title(drawn["bias"]) == "The bias: 3.00 at the start, -10.00 after 100 updates"
+    assert title(drawn["p_norm"]) == "P(Norm) by hunger, from the first policy to that of update 100"
+    start, end = (RestaurantModel().expected_reward(bias) for bias in (3.0, -10.0))
+    assert title(drawn["expected_reward"]).endswith(f": {start:.2f} at the start, {end:.2f} at the end")
+    assert title(drawn["gradient"]) == "Autograd and the chain rule by hand agree to the last bit"
+
+
+@pytest.mark.parametrize(("start", "weight"), [(0.0, 20.0), (3.0, 20.0), (-4.0, 5.0)])
+def test_p_norm_is_that_of_the_runs_own_policy(tmp_path, drawn, start, weight):
+    """The first curve is that of the policy before the first update, the last one that of the last."""
+    pictures.draw(tmp_path, straight(-10.0, start=start), TrainConfig(), BiasPolicy(weight, start))
+    first, *between, last = drawn["p_norm"].lines
+    assert labels(drawn["p_norm"])[0] == f"after 0 updates, bias {start:.1f}"
+    assert labels(drawn["p_norm"])[-1] == "after 100 updates, bias -10.0"
+    for line, bias in ((first, start), (last, -10.0)):
+        hunger = np.array(line.get_xdata())
+        np.testing.assert_allclose(line.get_ydata(), 1 / (1 + np.exp(-(weight * hunger + bias))), rtol=1e-6)
+    middles = [float(label.rpartition(" ")[2]) for label in labels(drawn["p_norm"])[1:-1]]
+    assert len(middles) == len(between) == 3
+    assert middles == sorted(middles, reverse=True)
+    assert -10 < middles[-1] < middles[0] < start
+
+
+def test_a_bias_that_stays_has_one_curve(tmp_path, drawn):
+    pictures.draw(tmp_path, straight(2.0, start=2.0), TrainConfig(), BiasPolicy(bias=2.0))
+    assert labels(drawn["p_norm"]) == ["after 0 updates, bias 2.0", "after 100 updates, bias 2.0"]
+
+
+def test_a_huge_bias_can_be_drawn(tmp_path):
+    assert len(pictures.draw(tmp_path, straight(-1e30), TrainConfig(), BiasPolicy())) == 4
+
+
+def test_the_curve_is_the_runs_own(tmp_path, drawn):
+    pictures.draw(tmp_path, straight(-10.0), TrainConfig(), BiasPolicy())
+    (line, mean, best) = drawn["bias"].lines
+    assert (list(line.get_xdata())[0], list(line.get_xdata())[-1]) == (0, 100)
+    np.testing.assert_allclose(line.get_ydata(), -0.1 * np.arange(101))
+    assert mean.get_ydata()[0] == pytest.approx(np.mean(-0.1 * np.arange(51, 101)))
+    assert best.get_ydata()[0] == pytest.approx(-10)
+    dots = drawn["expected_reward"].collections[0].get_offsets()
+    np.testing.assert_allclose(dots[:, 0], -0.1 * np.arange(101))
+    np.testing.assert_allclose(dots[:, 1], [RestaurantModel().expected_reward(bias) for bias in dots[:, 0]])
+
+
+def test_the_optimum_is_that_of_the_runs_own_environment(tmp_path, drawn):
+    for threshold in (0.5, 0.4):
+        config = TrainConfig(env_kwargs={"hungry_above": threshold, "autoreset_mode": "NextStep"})
+        pictures.draw(tmp_path, straight(-10.0), config, BiasPolicy())
+        best = RestaurantModel(hungry_above=threshold).optimal_bias()
+        assert drawn["bias"].lines[-1].get_ydata()[0] == pytest.approx(best)
+        assert f"exact optimum, {best:.2f}" in labels(drawn["expected_reward"])
+
+
+def test_a_gradient_that_is_off_leaves_the_diagonal(tmp_path, drawn):
+    history = straight(-10.0)
+    figures = {"gradient/autograd": 0.5, "gradient/manual": 0.25, "gradient/absolute_difference": 0.25}
+    history.add(101, 101, {"policy/bias": -10.0, **figures})
+    pictures.draw(tmp_path, history, TrainConfig(), BiasPolicy())
+    assert title(drawn["gradient"]) == "Autograd and the chain rule by hand differ by at most 0.25"
+    dots = drawn["gradient"].lines[1]
+    assert (dots.get_xdata()[-1], dots.get_ydata()[-1]) == (0.25, 0.5)
+    assert labels(drawn["gradient"])[1] == "101 updates"
+
+
+def test_a_difference_between_two_points_of_a_long_run_is_told(tmp_path, drawn):
+    """Of 9,001 gradients only each fourth is shown; the largest difference is that of all."""
+    history = straight(-10.0, 7000)
+    figures = {"gradient/autograd": 0.5, "gradient/manual": 0.25, "gradient/absolute_difference": 0.25}
+    history.add(7001, 7001, {"policy/bias": -10.0, **figures})
+    for i in range(7002, 9002):
+        same = {"gradient/autograd": 0.5, "gradient/manual": 0.5, "gradient/absolute_difference": 0.0}
+        history.add(i, i, {"policy/bias": -10.0, **same})
+    pictures.draw(tmp_path, history, TrainConfig(), BiasPolicy())
+    assert title(drawn["gradient"]).endswith("differ by at most 0.25")
+
+
+def test_the_return_and_its_running_mean(tmp_path, drawn):
+    values = [None if i % 3 else float(i) for i in range(1, 200)]
+    pictures.draw(tmp_path, returns(values), CART, Policy())
+    dots, line = drawn["episode_return"].lines
+    ended = [(10 * i, value) for i, value in enumerate(values, 1) if value is not None]
+    assert list(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == ended
+    whole = [value for _, value in ended]
+    expected = [np.mean(whole[max(0, i - 19) : i + 1]) for i in range(len(whole))]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    assert labels(drawn["episode_return"]) == ["mean of an update", "running mean of 20"]
+    assert title(drawn["episode_return"]) == f"Return of an episode: 3.00 at the start, {expected[-1]:.2f} at the end"
+
+
+def test_settings_of_the_model_are_those_of_the_environment():
+    assert set(lesson_pictures._MODEL_SETTINGS) == set(RestaurantModel.__dataclass_fields__) - {"weight"}

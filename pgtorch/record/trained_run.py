@@ -1,0 +1,175 @@
+"""A trained run: a policy with all that it needs to play, and how to load one from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector.utils import concatenate, create_empty_array
+from torch import Generator
+
+from pgtorch.config import TrainConfig
+from pgtorch.distributions import as_global_stream
+from pgtorch.environment.build import make_vector_env
+from pgtorch.environment.normalization import ObservationNormalizer
+from pgtorch.environment.spaces import clipper, flattener
+from pgtorch.networks import make_policy
+from pgtorch.policies import Policy
+from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
+from pgtorch.record.folder import require_no_links
+from pgtorch.record.trust import require_trusted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A trained policy with its settings and its normalizer, whose statistics no longer change.
+
+    Attributes:
+        generator: What `predict` draws from if it is given no other one.
+    """
+
+    config: TrainConfig
+    policy: Policy
+    normalize_observation: ObservationNormalizer | None = None
+    generator: Generator = field(default_factory=lambda: Generator().manual_seed(0), repr=False, compare=False)
+
+    def predict(self, observation: Any, deterministic: bool = True, generator: Generator | None = None) -> Any:
+        """The policy's action for an observation, or its N actions for a batch of N.
+
+        Args:
+            observation: As the environment returns it, or a batch as a vector environment returns it.
+            deterministic: Take the likeliest action; else draw one.
+            generator: What to draw from; None is `self.generator`.
+
+        Returns:
+            As the environment takes it: of the action space's shape and dtype, and within its bounds.
+
+        Raises:
+            ValueError: If the observation does not have the space's shape.
+        """
+        space = self.spaces[0]
+        flatten, clip = self._converters
+        size = _batch_size(space, observation)
+        rows = flatten(_batch_of_one(space, observation), 1) if size is None else flatten(observation, size)
+        if self.normalize_observation is not None:
+            rows = self.normalize_observation(rows)
+        seen = torch.as_tensor(rows, dtype=torch.float32)
+        with torch.no_grad():
+            action = self.policy.mode(seen) if deterministic else self.policy.sample(seen, generator or self.generator)
+        taken = clip(action.numpy())
+        return taken[0] if size is None else taken
+
+    @cached_property
+    def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
+        """The spaces of one observation and of one action; makes an environment to see them."""
+        return _spaces_of(self.config)
+
+    @cached_property
+    def _converters(self) -> tuple[Any, Any]:
+        observation_space, action_space = self.spaces
+        return flattener(observation_space), clipper(action_space)
+
+
+def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import: Collection[str] = ()) -> TrainedRun:
+    """Load the policy of a run from its newest checkpoint.
+
+    Args:
+        run_dir: The folder of the run.
+        policy: For a policy of your own that no setting names: one of its class, whose parameters are replaced.
+        allow_import: Modules that may be imported though they are neither imported nor installed.
+
+    Returns:
+        The policy, its settings and its normalizer.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, it is damaged, or its environment or policy cannot be made.
+        UntrustedModuleError: If the run names a module that nobody vouches for.
+    """
+    folder = Path(run_dir)
+    try:
+        require_no_links(folder)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{str(folder)!r} must be the folder of a run: {reason}") from error
+    newest: tuple[Path, dict[str, Any]] = read_newest(folder)
+    path, content = newest
+    config = read_config(path, content)
+    for name in (config.env_id, config.policy):
+        require_trusted(name, folder, allow_import)
+    run = TrainedRun(config=config, policy=_make_policy(path, config) if policy is None else policy)
+    try:
+        saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
+        if type(run.policy).__name__ != saved["class"]:
+            raise CheckpointError(f"{path}: the policy is a {saved['class']}, which its own code must make: pass one")
+        require_like(saved["parameters"], dict(run.policy.state_dict()), f"{path}: trainer.policy.parameters")
+        if config.normalize_observations:
+            moments = collector["normalize_observation"]
+            normalizer = ObservationNormalizer(len(moments["mean"]))
+            require_like(moments, normalizer.state_dict(), f"{path}: trainer.collector.normalize_observation")
+            normalizer.load_state_dict(moments, mid_episode=True)
+            run = replace(run, normalize_observation=normalizer)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not hold the state of a run: {error}") from error
+    run.policy.load_state_dict(saved["parameters"])
+    return run
+
+
+def read_config(path: Path, content: Mapping[str, Any]) -> TrainConfig:
+    """The settings in a checkpoint, with its folder as `run_dir`.
+
+    Raises:
+        CheckpointError: If one is missing, unknown or out of range.
+    """
+    expected, found = {setting.name for setting in fields(TrainConfig)}, content["config"].keys()
+    if found != expected:
+        missing, extra = sorted(expected - found), sorted(map(str, found - expected))
+        raise CheckpointError(f"{path}: config must hold every setting, got {extra} more and {missing} missing")
+    try:
+        return TrainConfig(**{**content["config"], "run_dir": path.parent})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: config: {error}") from error
+
+
+def _spaces_of(config: TrainConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    vectorization = "native" if config.vectorization == "native" else "sync"
+    env = make_vector_env(config.env_id, num_envs=1, env_kwargs=config.env_kwargs, vectorization=vectorization)
+    with closing(env):
+        return env.single_observation_space, env.single_action_space
+
+
+def _make_policy(path: Path, config: TrainConfig) -> Policy:
+    try:
+        spaces = _spaces_of(config)
+        with as_global_stream(Generator()):  # the first weights, which the saved ones replace
+            return make_policy(config.policy, *spaces, config.hidden_sizes)
+    except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
+        reason = f"{type(error).__name__} {error}"
+        raise CheckpointError(f"{path}: its environment or policy cannot be made: {reason}") from error
+
+
+def _batch_of_one(space: gym.Space[Any], observation: Any) -> Any:
+    empty: Any = create_empty_array(space, 1)
+    return concatenate(space, [observation], empty)
+
+
+def _batch_size(space: gym.Space[Any], observation: Any) -> int | None:
+    """N of a batch; None for one observation."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        keys: list[Any] = list(space.spaces) if isinstance(space, gym.spaces.Dict) else list(range(len(space.spaces)))
+        sizes = {_batch_size(space[key], observation[key]) for key in keys}
+        if len(sizes) > 1:
+            raise ValueError(f"observation must be one or a batch in every part, got {sizes} rows")
+        return sizes.pop()
+    shape, expected = np.shape(observation), space.shape or ()
+    if shape == expected:
+        return None
+    if shape[1:] != expected:
+        raise ValueError(f"observation must have shape {list(expected)}, or with N in front, got {list(shape)}")
+    return int(shape[0])

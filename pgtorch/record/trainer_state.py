@@ -1,0 +1,135 @@
+"""The state of a trainer: everything that its next update depends on, taken out and put back."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgtorch.environment.checks import NonFiniteError
+from pgtorch.environment.state import CannotContinueError, UnknownStateError, put_state, take_state
+from pgtorch.environment.streams import put_global_streams, take_global_streams
+from pgtorch.record.checkpoint import CheckpointError, require_like
+from pgtorch.trainer import Trainer
+
+
+def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
+    """Everything that the next update depends on, as plain types and tensors.
+
+    Returns:
+        Nested dicts. `environment` holds the state of the environments, or why it cannot be taken.
+    """
+    modules = {"policy": trainer.policy, "value_function": trainer.value_function}
+    state: dict[str, Any] = {
+        name: {"class": type(module).__name__, "parameters": _copied(module.state_dict())}
+        for name, module in modules.items()
+        if module is not None
+    }
+    state["optimizers"] = {name: _copied(optimizer.state_dict()) for name, optimizer in trainer.optimizers.items()}
+    state["collector"] = {name: part.state_dict() for name, part in _parts(trainer).items()}
+    state |= {"num_updates": trainer.num_updates, "num_env_steps": trainer.num_env_steps}
+    state["generator"] = trainer.generator.get_state()
+    return state | {"streams": take_global_streams(), "environment": _take_environment(trainer)}
+
+
+def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Take over what `take_trainer_state` returned; nothing has changed if an error is raised.
+
+    An environment that cannot give its state starts new episodes; a warning says so.
+
+    Args:
+        trainer: Made by the same settings.
+        state: The state.
+
+    Raises:
+        CheckpointError: If the state does not fit; the message names the part.
+    """
+    live, saved = take_trainer_state(trainer), dict(state)
+    streams, environment = (saved.pop(name, live.pop(name)) for name in ("streams", "environment"))
+    for name, optimizer in trainer.optimizers.items():
+        with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
+            if saved["optimizers"][name]:  # one of torch's own remembers nothing before its first step
+                live["optimizers"][name] = optimizer.expected_state()
+    require_like(saved, live, "trainer")
+    try:
+        torch.Generator().set_state(saved["generator"])
+    except RuntimeError as error:
+        raise CheckpointError(f"trainer.generator: {error}") from error
+    before = take_global_streams()
+    try:
+        put_global_streams(streams)
+    except ValueError as error:
+        raise CheckpointError(f"trainer.streams: {error}") from error
+    try:
+        lost = _put_environment(trainer, environment)
+    except CheckpointError:
+        put_global_streams(before)
+        raise
+    if lost:
+        trainer.collector.stepper.reset(trainer.config.seed + saved["num_updates"])  # other episodes than at the start
+        warnings.warn(f"{lost}: new episodes begin, the run continues but not bit for bit", stacklevel=2)
+    for name in ("policy", "value_function"):
+        if name in saved:
+            getattr(trainer, name).load_state_dict(saved[name]["parameters"])
+    for name, optimizer in trainer.optimizers.items():
+        optimizer.load_state_dict(saved["optimizers"][name])
+    for name, part in _parts(trainer).items():
+        part.load_state_dict(saved["collector"][name], mid_episode=not lost)
+    trainer.num_updates, trainer.num_env_steps = saved["num_updates"], saved["num_env_steps"]
+    trainer.generator.set_state(saved["generator"])
+    put_global_streams(streams)  # last: new episodes may have drawn from them
+
+
+def require_finite_state(trainer: Trainer) -> None:
+    """Raise `NonFiniteError` if a parameter, or what an optimizer remembers, is not finite."""
+    for name, optimizer in trainer.optimizers.items():
+        for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
+            if not tensor.isfinite().all():
+                raise NonFiniteError(
+                    f"update {trainer.num_updates}, step {trainer.num_env_steps}: the {name}'s parameters must be "
+                    f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
+                )
+
+
+def _parts(trainer: Trainer) -> dict[str, Any]:
+    """What the collector remembers, by name."""
+    collector = trainer.collector
+    parts = {
+        "stepper": collector.stepper,
+        "episodes": collector.episodes,
+        "normalize_observation": collector.normalize_observation,
+        "normalize_reward": collector.normalize_reward,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _take_environment(trainer: Trainer) -> dict[str, str]:
+    """The state of the environments, or in its stead why it cannot be taken."""
+    try:
+        return {"state": take_state(trainer.env)}
+    except UnknownStateError as error:
+        return {"unknown": str(error)}
+
+
+def _put_environment(trainer: Trainer, saved: Any) -> str:
+    """Bring the environments to where they were; gives why that cannot be, an empty string if it was done."""
+    match saved:
+        case {"unknown": str(why_not)}:
+            return f"{trainer.config.env_id} cannot give its state, {why_not}"
+        case {"state": state}:
+            try:
+                put_state(trainer.env, state)
+            except CannotContinueError as error:
+                return str(error)
+            except ValueError as error:
+                raise CheckpointError(f"trainer.environment: {error}") from error
+            return ""
+    raise CheckpointError(f"trainer.environment must be a state, or why there is none, got {saved!r:.100}")
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,57 @@
+"""Which modules a run's folder may have imported: those that the caller imported, allowed or installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Collection
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+class UntrustedModuleError(ImportError):
+    """A run's folder names a module that its reader has not vouched for; nothing of it was imported."""
+
+
+def require_trusted(name: str, folder: Path, allow_import: Collection[str] = ()) -> None:
+    """Check the module of an environment id or a policy before it is imported for a folder that may be a stranger's.
+
+    Args:
+        name: `module:Id` or `module:Class`; without a colon nothing is imported, and nothing is checked.
+        folder: The folder of the run.
+        allow_import: Modules that the caller allows.
+
+    Raises:
+        UntrustedModuleError: If the module is neither imported already, nor allowed, nor installed outside the current
+            folder and the run's.
+    """
+    module, colon, _ = name.rpartition(":")
+    top = module.partition(".")[0]
+    if not colon or module in allow_import or top in allow_import or top in sys.modules:
+        return
+    if not _is_installed(top, folder):
+        raise UntrustedModuleError(
+            f"{str(folder)!r} names the module {module!r}, which is not installed and not imported: to run its code, "
+            f"import it first, or allow it with --allow-import {module} (allow_import=[{module!r}])"
+        )
+
+
+def _is_installed(top: str, folder: Path) -> bool:
+    """Whether the module that would be imported is one that is found without the current folder and the run's."""
+    before, here, folder = sys.path, Path.cwd().resolve(), folder.resolve()
+    paths = [(entry, Path(entry).resolve()) for entry in before if entry]
+    trusted_path = [entry for entry, path in paths if path != here and not path.is_relative_to(folder)]
+    try:
+        found = importlib.util.find_spec(top)
+        sys.path = trusted_path
+        trusted = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # not the name of a module
+        return False
+    finally:
+        sys.path = before
+    if trusted is None:  # installed from the current folder, in development mode
+        return any(
+            top in (installed.read_text("top_level.txt") or "").split()
+            for installed in distributions(path=trusted_path)
+        )
+    return found is not None and found.origin == trusted.origin

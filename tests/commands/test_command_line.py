@@ -1,0 +1,116 @@
+"""The command `pgtorch` as a whole: what it is called with, where it is called, and how it ends."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, run_python
+
+from pgtorch.__main__ import COMMANDS, run
+from pgtorch.commands.command_line import in_one_line, printable, told
+
+MODULE = """
+import gymnasium as gym
+
+gym.register("Mine-v0", "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv", max_episode_steps=20)
+"""
+
+
+def pgtorch(*arguments, cwd):
+    return run_python("-m", "pgtorch", *arguments, cwd=cwd)
+
+
+def test_without_a_command_it_lists_them(capsys):
+    for words in ([], ["--help"], ["-h"]):
+        assert run(words) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"pgtorch {importlib.metadata.version('pgtorch')}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("trian", "there is no command 'trian'. Perhaps you meant train?"),
+        ("--seed", "there is no command '--seed', only train, evaluate,"),
+        ("\x1b[31m", r"there is no command '\x1b[31m', only"),
+    ],
+)
+def test_an_unknown_command_gets_the_nearest_name(capsys, word, named):
+    assert run([word]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pgtorch: error: {named}")
+    assert error[:-1].isprintable()
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path):
+    """By `verify` as well: see test_verify.py, where a policy lies there."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    flags = ["--env-id", "mine:Mine-v0"]
+    done = pgtorch("train", *flags, "--num-updates", 2, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scripts = {"train": ["--resume", "run", "--num-updates", 3], "evaluate": ["run", "--episodes", 2]}
+    for script, words in scripts.items():  # a script has its own folder first in sys.path, not the current one
+        done = run_python(ROOT / "scripts" / f"{script}.py", *words, cwd=tmp_path)
+        assert done.returncode == 0, (script, done.stderr)
+
+
+def test_a_module_in_the_current_folder_replaces_no_other(tmp_path):
+    (tmp_path / "gymnasium.py").write_text("raise RuntimeError('shadowed')")
+    done = run_python(ROOT / "scripts" / "lesson.py", "--act", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_output_that_nobody_reads_ends_it_quietly(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pgtorch", "verify", "--env-id", "Restaurant-v0"]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=100, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+FAILING = """
+import gymnasium as gym
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
+
+class Failing(FrozenLakeEnv):
+    def step(self, action):
+        raise KeyError("the lamp is out")
+
+gym.register("Failing-v0", Failing)
+"""
+
+
+def test_an_unforeseen_error_is_told_with_its_place(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = pgtorch("train", "--env-id", "failing:Failing-v0", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("pgtorch: error: KeyError: 'the lamp is out'")
+    assert done.stderr.endswith(f"({tmp_path / 'failing.py'}, line 7)\n")
+
+
+def test_texts_for_a_terminal():
+    assert printable("a  b\n\x1b[0m\udcff") == r"a  b\n\x1b[0m\udcff"
+    assert in_one_line("a\n  b\x07") == r"a b\x07"
+
+
+def test_an_error_in_words():
+    def caught(error):
+        try:
+            raise error
+        except type(error) as found:
+            return told(found)
+
+    assert caught(OSError("no space")) == "no space"
+    noted = RuntimeError("it broke")
+    noted.add_note("in environment 3")
+    assert caught(noted).startswith(f"RuntimeError: it broke; in environment 3 ({__file__}, line ")
