@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pgtorch
-from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, told, warn_in_one_line
+from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, describe, warn_in_one_line
 
 COMMANDS = {
     "train": "train a policy; without flags, the lesson",
@@ -35,12 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except SystemExit as end:
-        status = int(end.code or 0)
     except BrokenPipeError:  # the reader of the output has left
         status = 128 + signal.SIGPIPE
     except Exception as error:
-        status = complain(told(error), FAILED)
+        status = complain(describe(error), FAILED)
     os._exit(status)  # Python's own way out takes half a second with torch, and forgets the handlers meanwhile
 
 
@@ -68,7 +66,10 @@ def run(arguments: Sequence[str]) -> int:
     command = importlib.import_module(f"pgtorch.commands.{name}")
     gc.freeze()
     gc.enable()
-    status: int = command.main(flags)
+    try:
+        status: int = command.main(flags)
+    except SystemExit as end:  # after --help, or a wrong flag
+        status = end.code if isinstance(end.code, int) else FAILED
     return status
 
 

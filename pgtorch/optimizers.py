@@ -8,7 +8,7 @@ bit-equal to `torch.optim`. Every other optimizer of PyTorch is taken as it is, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,8 @@ class Optimizer:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
 
-    def expected_state(self) -> dict[str, Tensor]:
-        """What a loaded state must look like: names, shapes and dtypes."""
+    def expected_state(self, found: Collection[str]) -> dict[str, Tensor]:
+        """What a loaded state of these names must look like: names, shapes and dtypes."""
         return self.state_dict()
 
 
@@ -162,9 +162,10 @@ class TorchOptimizer(Optimizer):
             slot, _, index = name.rpartition(".")
             self._optimizer.state[self.parameters[int(index)]][slot] = tensor.clone()
 
-    def expected_state(self) -> dict[str, Tensor]:
-        """What a state looks like after a step."""
-        return self._expected
+    def expected_state(self, found: Collection[str]) -> dict[str, Tensor]:
+        """What a state of these names must look like: all slots of each parameter that was moved so far."""
+        moved = {name.rpartition(".")[2] for name in found}
+        return {name: tensor for name, tensor in self._expected.items() if name.rpartition(".")[2] in moved}
 
 
 def _stepped(made: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from pgtorch.record.folder import locked, new_run_folder, note_hash, note_resump
 from pgtorch.record.metrics import History, MetricsWriter, read_record
 from pgtorch.record.trained_run import TrainedRun, read_config
 from pgtorch.record.trainer_state import put_trainer_state, require_finite_state, take_trainer_state
+from pgtorch.record.trust import require_trusted
 from pgtorch.trainer import Trainer
 
 
@@ -85,6 +86,7 @@ def resume(
     policy: Policy | None = None,
     callback: Callback | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    allow_import: Collection[str] = (),
 ) -> TrainResult:
     """Continue a run from its newest checkpoint that is whole, in the same folder, as if it had never stopped.
 
@@ -95,6 +97,8 @@ def resume(
         policy: For a policy of your own: one of its class, whose parameters are replaced.
         callback: As for `train`.
         should_stop: As for `train`.
+        allow_import: Modules that the folder's settings may have imported, beside those that are installed or imported
+            already: an environment's `module:Id` runs that module's code.
 
     Returns:
         As for `train`.
@@ -112,6 +116,7 @@ def resume(
         config = read_config(path, content)
         history = read_record(folder, content["record"])
         with _setting_up():
+            require_trusted(config.env_id, folder, allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))
             trainer = Trainer(config, policy)

@@ -92,12 +92,8 @@ class Trainer:
         self.num_updates += 1
         self.num_env_steps += len(batch)
         steps = [self._step(part) for part in self._parts(batch)]
-        return {
-            **self.policy.figures(),
-            **steps[-1],
-            **largest_differences(steps),
-            **self.collector.episodes.figures(),
-        }
+        figures = self.policy.figures() | steps[-1] | largest_differences(steps)
+        return figures | self.collector.episodes.figures()
 
     def close(self) -> None:
         """Close the environments."""
@@ -181,6 +177,6 @@ class Trainer:
 
     def _gradient(self, policy_loss: Tensor) -> dict[str, Tensor]:
         """The policy loss's own gradient, by parameter name; an entropy bonus is not in it."""
-        names, parameters = zip(*self.policy.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(policy_loss, parameters, retain_graph=True)
-        return dict(zip(names, gradients, strict=True))
+        learned = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(policy_loss, tuple(learned.values()), retain_graph=True, materialize_grads=True)
+        return dict(zip(learned, gradients, strict=True))

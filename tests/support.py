@@ -1,6 +1,9 @@
 """What several test files share: an environment with a ledger, policies, and ways to run and stop things."""
 
+import contextlib
 import gc
+import importlib
+import io
 import itertools
 import os
 import random
@@ -134,3 +137,22 @@ def run_python(*arguments, timeout=110, **settings):
     """Run Python in a process of its own, and give what it wrote and how it ended."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, **settings)
+
+
+def call(command, *words, cwd):
+    """Call a command in this process, far faster than in its own: enough for flags and messages.
+
+    Returns:
+        Exit status, stdout and stderr. The signal handlers are put back.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            status = importlib.import_module(f"pgtorch.commands.{command}").main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return status, out.getvalue(), error.getvalue()

@@ -1,6 +1,6 @@
 """Other people's learners, and two plain loops, on Restaurant-v0 as it is.
 
-TorchRL and Tianshou are too heavy for the dev extra: where they are not installed, their tests show as skipped.
+TorchRL and Tianshou are too heavy for the dev extra: if they are not installed, their tests are skipped.
 """
 
 import gymnasium as gym
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 CERTAIN = {"large_portion_probability": (0.0, 1.0)}  # Squatch always serves a small order, Norm always a large one
@@ -25,16 +26,20 @@ def assert_learned(choose):
     assert envs.step(choose(observations))[1].mean() > 0.45
 
 
+DQN_SETTINGS = {"learning_starts": 200, "batch_size": 64, "target_update_interval": 100, "gradient_steps": 2}
+
+
 @pytest.mark.parametrize(
     ("learner", "visits", "settings"),
     [
-        (PPO, 4_096, {"n_steps": 256, "batch_size": 64, "n_epochs": 4, "learning_rate": 3e-3}),
-        (A2C, 6_400, {"n_steps": 64, "learning_rate": 5e-3}),
-        (DQN, 4_000, {"learning_starts": 200, "batch_size": 64, "learning_rate": 3e-3, "target_update_interval": 200}),
+        (PPO, 2_048, {"n_steps": 32, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-2}),
+        (A2C, 6_400, {"n_steps": 8, "learning_rate": 5e-3}),
+        (DQN, 2_400, {"train_freq": 1, "learning_rate": 1e-2, **DQN_SETTINGS}),
     ],
 )
 def test_stable_baselines_learns_where_to_go(learner, visits, settings):
-    model = learner("MlpPolicy", gym.make("Restaurant-v0"), seed=0, device="cpu", **settings)
+    """Visits in 8 environments at once."""
+    model = learner("MlpPolicy", make_vec_env("Restaurant-v0", 8), seed=0, device="cpu", **settings)
     model.learn(visits)
     assert_learned(lambda observations: model.predict(observations, deterministic=True)[0])
 

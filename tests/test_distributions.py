@@ -263,6 +263,36 @@ def test_a_head_gives_actions_of_its_space(space, size):
 
 
 @pytest.mark.parametrize(
+    ("space", "parameters", "expected"),
+    [
+        (spaces.Discrete(3), [0.0, 1.0, -1.0], [[0.2447, 0.6652, 0.0900]]),  # e^z over their sum
+        (spaces.MultiDiscrete([2, 2]), [0.0, 1.0, -1.0, 0.0], [[0.2689, 0.7311]] * 2),
+        (spaces.MultiBinary(2), [1.0, -1.0], [[0.2689, 0.7311], [0.7311, 0.2689]]),  # of no and yes
+    ],
+    ids=["Discrete", "MultiDiscrete", "MultiBinary"],
+)
+def test_a_head_draws_the_noise_that_its_distribution_takes(space, parameters, expected):
+    """n = 200,000, 5 standard errors. Kills a row of the table with the noise of another."""
+    head = head_of(space)
+    noise = head.noise((ROWS, len(parameters)), seeded())
+    action = head.distribution(space, torch.tensor(parameters).expand(ROWS, -1), None).sample(noise).reshape(ROWS, -1)
+    for column, probabilities in zip(action.T, expected, strict=True):
+        for choice, p in enumerate(probabilities):
+            found = (column == choice).double().mean().item()
+            assert abs(found - p) < 5 * math.sqrt(p * (1 - p) / ROWS) + 1e-4
+
+
+def test_a_box_draws_normal_numbers():
+    head = head_of(spaces.Box(-1, 1, (2,)))
+    mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
+    noise = head.noise((ROWS, 2), seeded())
+    sample = head.distribution(None, mean.expand(ROWS, 2), log_std).sample(noise).double()
+    standard = (sample - mean) / log_std.exp()
+    assert (standard.mean(0).abs() < 5 / math.sqrt(ROWS)).all()
+    assert ((standard.std(0) - 1).abs() < 5 / math.sqrt(2 * ROWS)).all()
+
+
+@pytest.mark.parametrize(
     "space",
     [
         spaces.Text(3),

@@ -239,6 +239,15 @@ class Column(Mine):
         return distribution
 
 
+class Scalar(Mine):
+    """Its entropy is one number for all rows."""
+
+    def distribution(self, observation):
+        distribution = super().distribution(observation)
+        distribution.entropy = lambda: type(distribution).entropy(distribution).mean()
+        return distribution
+
+
 class Frozen(Mine):
     """Nothing to learn."""
 
@@ -261,9 +270,10 @@ class Failing(Mine):
         (Failing(), r"Failing fails on observations \[3, 4\]: 'lamp'"),
         (network(BOX, spaces.MultiBinary(2)), r"MLPPolicy must return actions \[3\] .* got action \[3, 2\]"),
         (Column(), r"Column must return .* log_prob and entropy \[3\] .* got .* log_prob \[3, 1\], entropy \[3\]"),
+        (Scalar(), r"Scalar must return .* log_prob and entropy \[3\] .* got .* log_prob \[3\], entropy \[\]"),
         (Frozen(), "Frozen has nothing to learn: log_prob has no gradient"),
     ],
-    ids=["BiasPolicy", "Failing", "MLPPolicy", "Column", "Frozen"],
+    ids=["BiasPolicy", "Failing", "MLPPolicy", "Column", "Scalar", "Frozen"],
 )
 def test_a_policy_that_does_not_fit_is_found_at_once(policy, message):
     with pytest.raises(TypeError, match=f"^{message}"):

@@ -86,7 +86,7 @@ def test_continues_from_its_state_as_if_it_had_never_stopped(name, steps):
     fresh.load_state_dict(state)
     assert leaves(fresh.state_dict()) == saved
     if steps:
-        expected = {key: (tensor.shape, tensor.dtype) for key, tensor in fresh.expected_state().items()}
+        expected = {key: (tensor.shape, tensor.dtype) for key, tensor in fresh.expected_state(state).items()}
         assert {key: (tensor.shape, tensor.dtype) for key, tensor in state.items()} == expected
     for _ in range(5):
         batch = torch.randn(7, 5, generator=generator)

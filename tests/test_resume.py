@@ -9,14 +9,15 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from support import disturb_global_streams, leaves, run_python, stop_after
+from gymnasium.utils import seeding
+from support import call, disturb_global_streams, leaves, run_python, stop_after
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
 from pgtorch import BiasPolicy, CheckpointError, SetupError, TrainConfig, resume, train
 from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest
-from pgtorch.record.evaluation import evaluate
+from pgtorch.record.evaluation import play_episodes
 from pgtorch.record.metrics import read_metrics
 from pgtorch.record.trained_run import TrainedRun
 
@@ -54,6 +55,20 @@ def different(folder, other):
     return paths + ["metrics.jsonl"] * (
         (folder / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes()
     )
+
+
+UNSEEDED = """
+from gymnasium.utils import seeding
+original = seeding.np_random
+seeding.np_random = lambda seed=None: original(0 if seed is None else seed)
+"""
+
+
+@pytest.fixture(autouse=True)
+def unseeded(monkeypatch):
+    """Spaces that nobody seeds take a seed from the operating system: here the same one in all runs."""
+    original = seeding.np_random
+    monkeypatch.setattr(seeding, "np_random", lambda seed=None: original(0 if seed is None else seed))
 
 
 def scalars(folder):
@@ -115,7 +130,7 @@ def killed(tmp_path_factory):
     """Folders of runs that were killed (signal 9) after update 13, by case."""
     folders = {case: tmp_path_factory.mktemp("killed") / "run" for case in CASES}
     settings = [config_of(case, folder).to_dict() for case, folder in folders.items()]
-    done = run_python("-c", KILL, KILLED_AT, json.dumps(settings))
+    done = run_python("-c", UNSEEDED + KILL, KILLED_AT, json.dumps(settings))
     assert done.returncode == 0, done.stderr
     return folders
 
@@ -263,18 +278,29 @@ def test_no_checkpoint_is_whole(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_record_must_be_there(tmp_path):
-    """If `metrics.jsonl` lost lines, the record would continue with a gap."""
+def test_a_record_that_lost_its_last_line_is_continued_from_an_older_checkpoint(tmp_path, straight):
+    """Else the record would continue with a gap."""
     train(config_of("lesson", tmp_path), should_stop=stop_after(8))
-    whole = (tmp_path / "metrics.jsonl").read_bytes()
-    for lines in (whole[:-1], b""):
-        (tmp_path / "metrics.jsonl").write_bytes(lines)
-        with pytest.raises(CheckpointError, match=rf"metrics\.jsonl must hold at least the {len(whole)} bytes"):
-            resume(tmp_path)
-        assert (tmp_path / "metrics.jsonl").read_bytes() == lines
-    (tmp_path / "metrics.jsonl").unlink()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl must hold"):
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(lines[:-1])
+    message = rf"metrics\.jsonl must hold at least the {len(lines)} bytes .*; going back to checkpoint-000000005\.pt"
+    with pytest.warns(UserWarning, match=message):
         resume(tmp_path)
+    assert different(tmp_path, straight("lesson").run_dir) == []
+    assert scalars(tmp_path) == of_lines(tmp_path)
+
+
+@pytest.mark.parametrize("lines", [b"", None])
+def test_the_record_must_be_there(tmp_path, lines):
+    train(config_of("lesson", tmp_path), should_stop=stop_after(8))
+    if lines is None:
+        (tmp_path / "metrics.jsonl").unlink()
+    else:
+        (tmp_path / "metrics.jsonl").write_bytes(lines)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl must hold at least .* bytes .*metrics\.jsonl must hold"):
+        resume(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # What the loop around the trainer does with a state that cannot be put back; more in record/test_trainer_state.py.
@@ -388,9 +414,8 @@ def test_a_state_that_cannot_be_put_back_does_not_end_a_run(tmp_path, kind):
 @pytest.mark.parametrize("case", ["restaurants", "cart"])
 def test_watching_and_saving_change_nothing(tmp_path, case):
     ends = []
-    for number, choice in enumerate(itertools.product((True, False), (0, 1, 7), (0, 1))):
-        settings = dict(zip(("pictures", "checkpoint_every", "check_gradient"), choice, strict=True))
-        settings["pictures"] &= number == 0  # drawn once: it takes a second
+    for number, (every, check) in enumerate(itertools.product((0, 1, 7), (0, 1))):
+        settings = {"checkpoint_every": every, "check_gradient": check, "pictures": number == 0}
         result = train(config_of(case, tmp_path / str(number), **settings))
         ends.append(leaves(read_newest(result.run_dir)[1]["trainer"]))
     assert all(end == ends[0] for end in ends)
@@ -400,7 +425,7 @@ def test_evaluating_between_updates_changes_nothing(tmp_path, straight):
     config, policy = config_of("lesson", tmp_path), BiasPolicy()
 
     def watch(update, figures):
-        evaluate(TrainedRun(config=config, policy=policy), 3, seed=update)
+        play_episodes(TrainedRun(config=config, policy=policy), 3, greedy=False, seed=update)
 
     train(config, policy=policy, callback=watch)
     assert different(tmp_path, straight("lesson").run_dir) == []
@@ -430,16 +455,15 @@ def folders(tmp_path):
         ("--resume run --seed 3", "--seed"),
     ],
 )
-def test_what_cannot_be_resumed_is_said_in_one_line(run_script, folders, flags, named):
+def test_what_cannot_be_resumed_is_said_in_one_line(folders, flags, named):
     def everything():
         return {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
 
     before = everything()
-    done = run_script("train.py", *flags.split(), cwd=folders)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert named in done.stderr
-    assert done.stdout == ""
+    status, out, error = call("train", *flags.split(), cwd=folders)
+    assert (status, out) == (2, "")
+    assert len(error.splitlines()) == 1, error
+    assert named in error
     assert everything() == before
 
 
@@ -452,11 +476,20 @@ def test_a_damaged_run_is_named_in_one_line(run_script, folders):
     assert "checkpoint-000000009.pt" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "", "empty", "young"])
-def test_refuses_what_is_no_run(folders, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a\0b", "must be a folder that this run may write to"),
+        ("x" * 300, "must be a folder that this run may write to"),
+        ("", "resume must be the folder of a run with a checkpoint, got '.'"),
+        ("empty", "resume must be the folder of a run with a checkpoint"),
+        ("young", "resume must be the folder of a run with a checkpoint"),
+    ],
+)
+def test_refuses_what_is_no_run(folders, monkeypatch, name, message):
     monkeypatch.chdir(folders / "empty")
-    with pytest.raises(SetupError, match="resume must be the folder of a run with a checkpoint"):
-        resume(folders / name if name.isalpha() and len(name) < 9 else name)
+    with pytest.raises(SetupError, match=message):
+        resume(folders / name if name in ("empty", "young") else name)
     assert not list((folders / "empty").iterdir())
 
 

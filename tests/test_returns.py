@@ -68,6 +68,18 @@ def test_filler_gives_nothing_and_passes_nothing_on():
     assert whole.squeeze(1).tolist() == [2.0, 2.0, 0.0, 8.0]
 
 
+def test_what_comes_after_filler_reaches_what_came_before():
+    """Where no episode ends beside it: the future is stepped over it, undiscounted."""
+    reward, filled = column(1.0, 2.0, 1000.0, 8.0), ends(NO, NO, FILLER)
+    result = reward_to_go(reward, next_value=NEXT_VALUE, discount=0.5, **filled)
+    assert result.squeeze(1).tolist() == [14.0, 26.0, 0.0, 48.0]
+    advantage = generalized_advantage(
+        reward, value=VALUE, next_value=NEXT_VALUE, discount=0.5, gae_lambda=0.5, **filled
+    )
+    assert advantage.squeeze(1).tolist() == [3 + (7 + 39 / 4) / 4, 7 + 39 / 4, 0.0, 39.0]
+    assert episode_return(reward, discount=0.5, **filled).squeeze(1).tolist() == [4.0, 4.0, 0.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("end", "expected"),
     [

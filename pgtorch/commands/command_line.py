@@ -55,7 +55,7 @@ def complain(message: str, status: int) -> int:
     return status
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An error in words: its message and notes. One that nobody foresaw gets its type and where it was raised."""
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -17,6 +17,7 @@ from pgtorch.limits import at_least
 from pgtorch.record.checkpoint import CheckpointError, checkpoints
 from pgtorch.record.evaluation import MOST_EPISODES, evaluate, watch
 from pgtorch.record.trained_run import TrainedRun, load_run
+from pgtorch.record.trust import UntrustedModuleError
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,16 @@ class Arguments:
     render: Literal["none", "human"] = "none"
     """human: also show the likeliest actions in a window; needs the human extra."""
 
+    allow_import: tuple[str, ...] = ()
+    """Modules to import if the run names them, though they are not installed. Their code is executed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, play, print."""
     flags = parse(Arguments, __doc__, arguments)
     torch.set_num_threads(1)
     try:
-        run = load_run(flags.run_dir)
+        run = load_run(flags.run_dir, allow_import=flags.allow_import)
         found = evaluate(run, flags.episodes, seed=flags.seed, max_steps=flags.max_steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium's, that the folder exists and that a wrapper opens a window
@@ -61,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except gym.error.DependencyNotInstalled:
         extra = "video" if flags.video else "human"
         return complain(f"--{'video' if flags.video else 'render'} needs: pip install -e '.[{extra}]'", WRONG_INPUT)
+    except UntrustedModuleError as error:
+        return complain(str(error), WRONG_INPUT)
     except CheckpointError as error:
         return complain(str(error), FAILED if checkpoints(flags.run_dir) else WRONG_INPUT)
     print(json.dumps(found, indent=1) if flags.json else table(found))

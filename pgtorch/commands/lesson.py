@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,13 +9,10 @@ from typing import Annotated, Literal
 
 import torch
 
-from pgtorch.commands.command_line import FAILED, complain, parse
-from pgtorch.gradient_check import GradientMismatchError
+from pgtorch.commands.command_line import parse
 from pgtorch.lesson.steps import Visit
 from pgtorch.lesson.story import OWN_VISIT, act_1, act_2, act_3, act_4, act_5
 from pgtorch.limits import Limit, at_least
-
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 @dataclass(frozen=True)
@@ -60,21 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, tell, and wait between the acts."""
     flags = parse(Arguments, __doc__, arguments, default=Arguments())
     torch.set_num_threads(1)
-    try:
-        for index, act in enumerate(_acts(flags)):
-            if index and flags.pause and sys.stdin.isatty() and sys.stdout.isatty():
+    for index, act in enumerate(_acts(flags)):
+        if index and flags.pause and sys.stdin.isatty() and sys.stdout.isatty():
+            try:
                 input("Press Enter for the next act. ")
-            act()
-        sys.stdout.flush()
-    except EOFError:
-        print()
-    except KeyboardInterrupt:
-        print()
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader has left; what is still to be flushed goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except GradientMismatchError as error:
-        return complain(str(error), FAILED)
+            except EOFError:  # Ctrl-D
+                print()
+                break
+        act()
     return 0
 
 

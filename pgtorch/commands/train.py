@@ -38,6 +38,9 @@ class Resume:
     target_return: float | None = None
     """Stop when the mean return of the last 100 episodes reaches this. None keeps the run's own."""
 
+    allow_import: tuple[str, ...] = ()
+    """Modules to import if the run names them, though they are not installed. Their code is executed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, print."""
@@ -47,8 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:
             progress = Progress(bar)
             if isinstance(flags, Resume):
-                updates, target = flags.num_updates, flags.target_return
-                result = resume(flags.resume, updates, target, callback=progress, should_stop=stop)
+                result = resume(
+                    flags.resume,
+                    flags.num_updates,
+                    flags.target_return,
+                    callback=progress,
+                    should_stop=stop,
+                    allow_import=flags.allow_import,
+                )
             else:
                 result = train(flags, callback=progress, should_stop=stop)
             progress.finish(result.num_updates)
@@ -67,7 +76,7 @@ def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
     """Settings from flags; those of a new run have the defaults of its environment."""
     flags = [word.partition("=")[0] for word in words]
     if "--resume" in flags:
-        hint = " beside --resume, which takes --num-updates and --target-return: a run keeps its other settings"
+        hint = " beside --resume, where only --num-updates, --target-return and --allow-import can be given"
         return parse(Resume, __doc__, words, hint=hint)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--env-id", "--env_id", nargs="?", default=LESSON, const=LESSON)

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Generator
 
-from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, parse, printable, told
+from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, describe, parse, printable
 from pgtorch.config import LESSON
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wanted = wanted_rows(flags)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
-        return complain(told(error), WRONG_INPUT)
+        return complain(describe(error), WRONG_INPUT)
     done = []
     for row in wanted:
         done.append(row)

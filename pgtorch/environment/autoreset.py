@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from pgtorch.environment.checks import ContractError, describe, require_batch, require_fields, require_finite
-from pgtorch.environment.spaces import clipper, flattener
+from pgtorch.environment.spaces import clipper, flattener, seed_spaces
 
 
 class Transition(NamedTuple):
@@ -58,7 +58,13 @@ class Stepper:
         self._all_valid.flags.writeable = False
 
     def reset(self, seed: int | None = None) -> None:
-        """Start a new episode in every environment; those under way are given up."""
+        """Start a new episode in every environment; those under way are given up.
+
+        Args:
+            seed: Of the environments and of their spaces' generators; None keeps the present ones.
+        """
+        if seed is not None:
+            seed_spaces(self.env, seed)
         self.resetting = np.zeros(self.env.num_envs, np.bool_)
         self._take(self.env.reset(seed=seed)[0])
 

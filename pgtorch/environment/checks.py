@@ -25,7 +25,9 @@ class NonFiniteError(ArithmeticError):
 
 def require_finite(values: NDArray[Any], field: str, step: int) -> None:
     """Raise `NonFiniteError` if values [N, ...] of a step are not all finite in single precision."""
-    if np.vdot(values, values) <= MOST or values.size == 0:  # one pass; neither NaN nor infinity gets through
+    if values.size == 0:
+        return
+    if values.itemsize >= np.float32().itemsize and np.vdot(values, values) <= MOST:  # one pass; false for NaN
         return
     if float(values.max()) <= MOST and float(values.min()) >= -MOST:
         return
@@ -127,18 +129,44 @@ def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, trunc
             raise ContractError(f"{field} must be an array of {what}, got {value.dtype}, at step {step}")
 
 
+class TupleContract(gym.Wrapper[Any, Any, Any, Any]):
+    """Checks how many values a single environment returns: as the innermost wrapper, since others unpack them."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The wrapped reset, checked."""
+        observation, info = self._checked(self.env.reset(seed=seed, options=options), "(observation, info)")
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The wrapped step, checked."""
+        expected = "(observation, reward, terminated, truncated, info)"
+        observation, reward, terminated, truncated, info = self._checked(self.env.step(action), expected)
+        return observation, reward, terminated, truncated, info
+
+    def _checked(self, returned: Any, expected: str) -> tuple[Any, ...]:
+        if not isinstance(returned, tuple) or len(returned) != expected.count(",") + 1:
+            raise ContractError(f"what it returns must be a tuple {expected}, got {describe(returned)}")
+        return returned
+
+
 class StepContract(gym.Wrapper[Any, Any, Any, Any]):
     """Checks what a single environment returns, before a vector of them makes something else of it."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        outer, inner = None, env
+        while isinstance(inner, gym.Wrapper):
+            outer, inner = inner, inner.env
+        if outer is None:
+            env = TupleContract(env)
+        else:
+            outer.env = TupleContract(inner)
         super().__init__(env)
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The wrapped reset, checked."""
         with self._naming("reset"):
-            returned = self.env.reset(seed=seed, options=options)
-        observation, info = self._unpacked(returned, "(observation, info)", "reset")
+            observation, info = self.env.reset(seed=seed, options=options)
         self._require_observation(observation, "reset")
         self._require(isinstance(info, dict), "info", "a dict", info, "reset")
         return observation, info
@@ -148,9 +176,7 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
         self._steps += 1
         now = f"step {self._steps}"
         with self._naming(now):
-            returned = self.env.step(action)
-        expected = "(observation, reward, terminated, truncated, info)"
-        observation, reward, terminated, truncated, info = self._unpacked(returned, expected, now)
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self._require_observation(observation, now)
         self._require(_is_number(reward), "reward", "a number", reward, now)
         self._require(_is_bool(terminated), "terminated", "a bool", terminated, now)
@@ -169,17 +195,12 @@ class StepContract(gym.Wrapper[Any, Any, Any, Any]):
         if not fine:
             raise ContractError(f"{field} must be {expected}, got {describe(found)}, of {self._name()} at {moment}")
 
-    def _unpacked(self, returned: Any, expected: str, moment: str) -> tuple[Any, ...]:
-        size = expected.count(",") + 1
-        fine = isinstance(returned, tuple) and len(returned) == size
-        self._require(fine, "what it returns", f"a tuple {expected}", returned, moment)
-        fields: tuple[Any, ...] = returned
-        return fields
-
     @contextmanager
     def _naming(self, moment: str) -> Iterator[None]:
         try:
             yield
+        except ContractError as error:
+            raise ContractError(f"{error}, of {self._name()} at {moment}") from None
         except Exception as error:
             error.add_note(f"raised by {self._name()} at {moment}")
             raise

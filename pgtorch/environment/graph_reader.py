@@ -163,14 +163,7 @@ class Reader:
 
     def _fill_sequence(self, made: Any, items: list[Any], live: Any, where: str) -> None:
         values = self._plan_items(items, live, where)
-        if not isinstance(made, set):
-            made.extend(values)
-            return
-        for source in (values, dict.fromkeys(values)):  # from the second, a set makes room for all items at once
-            made.clear()
-            made.update(source)
-            if list(made) == values:
-                break
+        made.update(values) if isinstance(made, set) else made.extend(values)
 
     def _fill_mapping(self, made: Any, items: list[Any], factory: Any, live: Any, where: str) -> None:
         known = live if isinstance(live, dict) else {}
@@ -263,7 +256,7 @@ class Reader:
     def _read(self, name: str, shape: list[int], place: int, order: Any = "C") -> Any:
         """An array of shared bytes, which must be as many as it needs."""
         data, dtype = base64.b64decode(self._shared[place], validate=True), _dtype(name)
-        if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
+        if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"{len(data)} bytes for an array of shape {shape!r:.100}")
         made = np.ndarray(shape, dtype, data, order=order)
         codes = np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)) if dtype.kind == "U" else np.zeros(1)

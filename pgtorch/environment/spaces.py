@@ -23,13 +23,13 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
         A function of (batch, N) that gives [N, gymnasium.spaces.flatdim(space)], with no loop over the N.
 
     Raises:
-        TypeError: Where the space is not supported; the message names it.
+        TypeError: If the space is not supported; the message names it.
     """
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         return lambda batch, n: np.asarray(batch).reshape(n, -1)
     if isinstance(space, spaces.Discrete):
         choices = np.eye(int(space.n), dtype=np.float32)
-        return lambda batch, n: choices[np.asarray(batch) - space.start]
+        return lambda batch, n: choices[np.asarray(batch).reshape(n) - space.start]
     if isinstance(space, spaces.MultiDiscrete):
         parts = [np.eye(int(size), dtype=np.float32) for size in space.nvec.flat]
         starts = space.start.reshape(1, -1)
@@ -46,18 +46,35 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
     raise TypeError(f"observation space must be {SUPPORTED}, got {space}")
 
 
+def seed_spaces(env: Any, seed: int) -> None:
+    """Seed the generators of all spaces in an environment, which would seed themselves from the operating system.
+
+    Args:
+        env: A `gymnasium.Env` or `gymnasium.vector.VectorEnv`; also what it wraps, and the environments that it steps.
+        seed: Of the first space; the others count on from it.
+    """
+    found: dict[int, gym.Space[Any]] = {}
+    pending = [env]
+    for layer in pending:
+        held = {**vars(type(layer)), **vars(layer)}  # not by getattr: some make a space when they are asked for it
+        found |= {id(space): space for space in held.values() if isinstance(space, gym.Space)}
+        pending += [inner for inner in (held.get("env"), *(held.get("envs") or ())) if inner is not None]
+    for offset, space in enumerate(found.values()):
+        space.seed((seed + offset) % 2**31)
+
+
 def clipper(space: gym.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """A function that makes of a policy's actions what the environment takes: within a `Box`, and of the space's dtype.
+    """A function that turns a policy's actions into what the environment takes: within a `Box`, of the space's dtype.
 
     The policy's own action is what its log-probability belongs to; the clipped one goes to the environment only.
 
     Raises:
-        TypeError: Where the space is not supported; the message names it.
+        TypeError: If the space is not supported; the message names it.
     """
     if isinstance(space, spaces.Box):
         low, high, dtype = space.low, space.high, space.dtype
         return lambda action: np.clip(action, low, high).astype(dtype)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         dtype = space.dtype
-        return lambda action: action.astype(dtype, copy=False)
+        return lambda action: action.astype(dtype)  # a copy: the environment may change it
     raise TypeError(f"action space must be Discrete, MultiDiscrete, MultiBinary or Box, got {space}")

@@ -7,7 +7,7 @@ resumes with new episodes.
 Everything else is walked as a graph: attributes, containers, arrays and views of them, random generators, wrappers,
 helper objects, spaces, and what functions enclose. What two names share, they share again afterwards. The environments
 of a fresh run with the same settings are filled; other objects are made if it lacks them, without running their
-constructors. A set keeps its items, and their order as far as Python allows.
+constructors. A set keeps its items, but not always their order.
 
 What lies in classes and globals is compared, not restored: a state is refused if a fresh environment has it otherwise.
 """

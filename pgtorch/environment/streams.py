@@ -45,14 +45,18 @@ def put_global_streams(state: object) -> None:
             python, numpy = (version, tuple(words), gauss), (name, key, position, *rest)
         case _:
             raise ValueError("what was saved are no states of global random streams")
+    trial, legacy_trial = random.Random(), np.random.RandomState()
     try:
         if not 0 <= position <= _WORDS:  # NumPy would read beyond its memory
             raise ValueError(f"position {position}")  # noqa: TRY301
-        random.Random().setstate(python)
-        np.random.RandomState().set_state(numpy)
+        trial.setstate(python)
+        legacy_trial.set_state(numpy)
         torch.Generator().set_state(stream)
-    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError, LookupError) as error:
         raise ValueError(f"what was saved are no states of global random streams ({error})") from error
+    legacy: Any = legacy_trial.get_state()
+    if trial.getstate() != python or legacy[1].tolist() != key:
+        raise ValueError("what was saved are no states of global random streams")
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(stream)

@@ -79,8 +79,9 @@ def locked(folder: Path) -> Iterator[None]:
             file.write(holder.encode())
         yield
     finally:
-        with suppress(OSError):
-            (folder / LOCK).unlink()
+        if not file.closed:  # else this is a forked child, and the lock is its parent's
+            with suppress(OSError):
+                (folder / LOCK).unlink()
         _held.discard(file)
         file.close()
 

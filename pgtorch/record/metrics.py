@@ -48,7 +48,7 @@ TAGS = {
 CURVES = ("policy/bias", "gradient/autograd", "gradient/manual", "rollout/episode_return")  # what pictures show
 LINES = "metrics.jsonl"
 FLUSH_SECONDS = 1.0
-MOST_POINTS = 4096  # of a curve, an even number: more cannot be told apart in a picture
+MOST_POINTS = 4096  # of a curve, an even number; a picture cannot show more
 _EVENTS = re.compile(r"events\.out\.tfevents\.[^/]+" + re.escape(SUFFIX))
 
 

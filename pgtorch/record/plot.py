@@ -1,4 +1,4 @@
-"""The one style of all pictures, which can be told apart in gray as well."""
+"""The one style of all pictures: what differs in color differs in dash, width or brightness as well."""
 
 from __future__ import annotations
 

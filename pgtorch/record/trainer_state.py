@@ -49,11 +49,13 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         CheckpointError: If the state does not fit; the message names the part.
     """
     live, saved = take_trainer_state(trainer), dict(state)
-    streams, environment = (saved.pop(name, live.pop(name)) for name in ("streams", "environment"))
+    try:  # these two are checked by those that put them back
+        streams, environment = (saved.pop(name) for name in ("streams", "environment") if live.pop(name))
+    except KeyError as error:
+        raise CheckpointError(f"trainer must have the key {error}") from error
     for name, optimizer in trainer.optimizers.items():
         with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
-            if saved["optimizers"][name]:  # one of torch's own remembers nothing before its first step
-                live["optimizers"][name] = optimizer.expected_state()
+            live["optimizers"][name] = optimizer.expected_state(saved["optimizers"][name])
     require_like(saved, live, "trainer")
     try:
         torch.Generator().set_state(saved["generator"])

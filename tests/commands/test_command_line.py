@@ -1,5 +1,6 @@
 """The command `pgtorch` as a whole: what it is called with, where it is called, and how it ends."""
 
+import gc
 import importlib.metadata
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from support import ROOT, run_python
 
 from pgtorch.__main__ import COMMANDS, run
-from pgtorch.commands.command_line import in_one_line, printable, told
+from pgtorch.commands.command_line import describe, in_one_line, printable
 
 MODULE = """
 import gymnasium as gym
@@ -27,6 +28,21 @@ def test_without_a_command_it_lists_them(capsys):
         assert run(words) == 0
         out = capsys.readouterr().out
         assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(gc, "freeze", int)  # what it is for ends with the process
+    assert run([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: pgtorch {command} ")
+
+
+def test_help_comes_through_a_pipe(tmp_path):
+    done = pgtorch("evaluate", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: pgtorch evaluate [-h] [OPTIONS] ")
+    assert "Must be at least 1 and at most 1000000. (default: 100)" in " ".join(done.stdout.replace("│", "").split())
 
 
 def test_version(capsys):
@@ -55,10 +71,14 @@ def test_a_module_in_the_current_folder_is_found(tmp_path):
     flags = ["--env-id", "mine:Mine-v0"]
     done = pgtorch("train", *flags, "--num-updates", 2, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    scripts = {"train": ["--resume", "run", "--num-updates", 3], "evaluate": ["run", "--episodes", 2]}
-    for script, words in scripts.items():  # a script has its own folder first in sys.path, not the current one
-        done = run_python(ROOT / "scripts" / f"{script}.py", *words, cwd=tmp_path)
-        assert done.returncode == 0, (script, done.stderr)
+    commands = {"train": ["--resume", "run", "--num-updates", 3], "evaluate": ["run", "--episodes", 2]}
+    for command, words in commands.items():  # a script has its own folder first in sys.path, not the current one
+        script = ROOT / "scripts" / f"{command}.py"
+        done = run_python(script, *words, cwd=tmp_path)
+        assert done.returncode == 2, "the folder alone must not choose what is imported"
+        assert "--allow-import mine" in done.stderr
+        done = run_python(script, *words, "--allow-import", "mine", cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
 
 
 def test_a_module_in_the_current_folder_replaces_no_other(tmp_path):
@@ -90,7 +110,7 @@ gym.register("Failing-v0", Failing)
 """
 
 
-def test_an_unforeseen_error_is_told_with_its_place(tmp_path):
+def test_an_unforeseen_error_names_its_place(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     done = pgtorch("train", "--env-id", "failing:Failing-v0", "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 1
@@ -108,7 +128,7 @@ def test_an_error_in_words():
         try:
             raise error
         except type(error) as found:
-            return told(found)
+            return describe(found)
 
     assert caught(OSError("no space")) == "no space"
     noted = RuntimeError("it broke")

@@ -1,6 +1,7 @@
-"""Environments that break their word, numbers that are not finite: named, and nothing has been learned from them."""
+"""Environments that do not keep to their spaces, numbers that are not finite: named, and never learned from."""
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgtorch import ContractError, MLPPolicy, NonFiniteError, SetupError, TrainConfig, Trainer, train
+from pgtorch.environment.checks import MOST, require_finite
 from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest
-from pgtorch.environment.checks import require_finite
 from pgtorch.record.metrics import read_metrics
 
 BOX = spaces.Box(-10.0, 10.0, (3,), np.float32)
@@ -125,10 +126,10 @@ def values(policy):
     return [parameter.detach().clone() for parameter in policy.parameters()]
 
 
-# L4: numbers that are not finite.
+# Numbers that are not finite.
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     env_id=st.sampled_from(["Faulty-v0", "FaultyVector-v0"]),
     field=st.sampled_from(["observation", "reward"]),
@@ -155,7 +156,7 @@ def test_numbers_that_are_not_finite_are_named_and_not_learned_from(plan, env_id
         with pytest.raises(
             NonFiniteError, match=rf"^{field} must be finite, got {value}{place}, of environment {index} at step {at}$"
         ):
-            train(config, policy=policy, callback=lambda update, logged: seen.append(values(policy)))
+            train(config, policy=policy, callback=lambda update, figures: seen.append(values(policy)))
         done = (at - 1) // 4
         assert len(seen) == done + 1
         assert all(torch.equal(*pair) for pair in zip(values(policy), seen[-1], strict=True))
@@ -195,22 +196,20 @@ def test_an_observation_beyond_single_precision_is_named(tmp_path, plan):
         train(config_of(tmp_path))
 
 
-@pytest.mark.parametrize("env_id", ["Faulty-v0", "FaultyVector-v0"])
-def test_a_first_observation_that_is_not_finite_writes_nothing(tmp_path, plan, env_id):
-    plan(space=spaces.Box(-np.inf, np.inf, (1,), np.float32))
-    PLAN["reset"] = lambda good: (good * np.nan, {})
-    if env_id == "Faulty-v0":
-        PLAN["length"] = 2
-        with pytest.raises(
-            NonFiniteError, match=r"observation must be finite, got nan at index \[0\], of environment 0 at step \d"
-        ):
-            train(config_of(tmp_path / "run", env_id))
-        return
-    with pytest.raises(
-        NonFiniteError, match=r"observation must be finite, got nan at index \[0\], of environment 0 at step 0"
-    ):
-        train(config_of(tmp_path / "run", env_id))
+def test_a_first_observation_that_is_not_finite_writes_nothing(tmp_path, plan):
+    plan(space=UNBOUNDED, reset=lambda good: (good * np.nan, {}))
+    message = r"observation must be finite, got nan at index \[0\], of environment 0 at step 0$"
+    with pytest.raises(SetupError, match=message) as caught:
+        train(config_of(tmp_path / "run", "FaultyVector-v0"))
+    assert type(caught.value.__cause__) is NonFiniteError
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_observation_of_a_later_episode_is_looked_at_too(tmp_path, plan):
+    plan(space=UNBOUNDED, length=2, reset=lambda good: (good * np.nan, {}))
+    message = r"observation must be finite, got nan at index \[0\], of environment 0 at step \d$"
+    with pytest.raises(NonFiniteError, match=message):
+        train(config_of(tmp_path / "run"))
 
 
 def test_a_number_within_a_dict_is_named(tmp_path, plan):
@@ -220,21 +219,19 @@ def test_a_number_within_a_dict_is_named(tmp_path, plan):
         train(config_of(tmp_path))
 
 
-# L5: steps that cannot be taken.
+# Steps that cannot be taken.
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e38, 3e38])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "restaurant_env:Restaurant-v0"])
 def test_a_huge_learning_rate_goes_well_or_is_named(tmp_path, env_id, optimizer, rate):
-    """Where a step leads beyond all numbers, the error says so, not one about environment or disk."""
+    """If a step leads beyond all numbers, the error says so, not one about environment or disk."""
     config = TrainConfig(env_id, run_dir=tmp_path, learning_rate=rate, optimizer=optimizer, checkpoint_every=1, **TINY)
     try:
         train(config)
-        told = None
     except NonFiniteError as error:
-        told = str(error)
-    assert told is None or re.search(r"^update \d+, step \d+: .*learning_rate", told)
+        assert re.search(r"^update \d+, step \d+: .*learning_rate", str(error))  # noqa: PT017 -- it may go well
     for path in checkpoints(tmp_path):
         parameters = read_checkpoint(path)["trainer"]["policy"]["parameters"]
         assert all(torch.isfinite(value).all() for value in parameters.values())
@@ -247,16 +244,14 @@ def test_a_gradient_that_is_not_finite_moves_nothing(tmp_path):
     calls = []
     policy.layers[0].weight.register_hook(lambda grad: calls.append(1) or (grad * np.inf if len(calls) == 3 else grad))
     seen = []
-    with pytest.raises(
-        NonFiniteError, match=r"update 3, step 24: the norm of the policy's gradient must be finite, got"
-    ):
-        train(config, policy=policy, callback=lambda update, logged: seen.append(values(policy)))
+    with pytest.raises(NonFiniteError, match=r"^update 3, step 24: .*gradient.* must be finite, got .*policy.*inf"):
+        train(config, policy=policy, callback=lambda update, figures: seen.append(values(policy)))
     assert len(seen) == len(read_metrics(tmp_path)) == 2
     assert all(torch.equal(*pair) for pair in zip(values(policy), seen[-1], strict=True))
     assert read_newest(tmp_path)[1]["trainer"]["num_updates"] == 2
 
 
-# L8: batches that are hard to learn from.
+# Batches that are hard to learn from.
 
 
 @pytest.mark.parametrize(
@@ -296,7 +291,7 @@ def test_one_row_among_filler_does_not_end_a_run(tmp_path, plan):
     assert train(config_of(tmp_path, **given)).num_updates == 30
 
 
-# I4: the contract of one environment.
+# The contract of one environment.
 
 
 WRONG_STEPS = {
@@ -347,7 +342,7 @@ WIDER = {
 
 
 @pytest.mark.parametrize("name", WIDER)
-def test_what_means_the_same_is_let_pass(tmp_path, plan, name):
+def test_what_means_the_same_passes(tmp_path, plan, name):
     plan(fault=WIDER[name])
     assert train(config_of(tmp_path)).num_updates == 6
 
@@ -355,11 +350,17 @@ def test_what_means_the_same_is_let_pass(tmp_path, plan, name):
 @pytest.mark.parametrize("number", [0, 3, 4, 6])
 def test_a_step_of_another_length_is_named(tmp_path, plan, number):
     plan(fault=(None, lambda fields: (*fields, *fields)[:number]))
-    with pytest.raises(ValueError, match="values to unpack") as caught:
+    message = (
+        r"must be a tuple \(observation, reward, terminated, truncated, info\), got tuple .*, of Faulty-v0 at step 3$"
+    )
+    with pytest.raises(ContractError, match=message):
         train(config_of(tmp_path))
-    assert caught.value.__notes__ == [
-        "raised by Faulty-v0 at step 3, which must give (observation, reward, terminated, truncated, info)"
-    ]
+
+
+def test_an_environment_that_exits_is_named(tmp_path, plan):
+    plan(fault=(None, lambda fields: sys.exit(3)))
+    with pytest.raises(ContractError, match=r"^sys\.exit\(3\) was called by Faulty-v0 at step 3$"):
+        train(config_of(tmp_path))
 
 
 def test_an_error_of_the_environment_stays_what_it_is(tmp_path, plan):
@@ -386,14 +387,11 @@ WRONG_RESETS = {
 @pytest.mark.parametrize("name", WRONG_RESETS)
 def test_a_broken_reset_is_named(tmp_path, plan, name):
     plan(reset=WRONG_RESETS[name])
-    with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
+    with pytest.raises(ContractError, match=r"must be .*, of (Faulty-v0 at reset|environment 0 at step \d+)$"):
         train(config_of(tmp_path, normalize_observations=False))
-    told = "; ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert "reset" in told or "observation must be" in told
-    assert "Faulty-v0" in told or "environment 0" in told
 
 
-# I4: of an environment that is many at once.
+# The contract of an environment that is many at once.
 
 
 WRONG_BATCHES = {
@@ -444,7 +442,7 @@ def test_a_choice_that_is_none_is_named(tmp_path, plan, wrong):
         train(config_of(tmp_path, "FaultyVector-v0"))
 
 
-# I5: spaces.
+# Spaces that no policy fits.
 
 GRAPH = spaces.Graph(spaces.Box(0, 1, (2,)), None)
 NO_OBSERVATIONS = [spaces.Text(5), GRAPH, spaces.Sequence(spaces.Discrete(2)), spaces.OneOf([spaces.Discrete(2), BOX])]
@@ -477,10 +475,39 @@ def test_actions_that_no_policy_gives_are_named(tmp_path, plan, space):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 300, 3)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
-def test_what_is_not_finite_is_found_in_every_precision(dtype):
-    require_finite(np.array([1, -2], dtype), "reward", 7)
+def test_what_is_not_finite_is_found_in_every_precision(dtype, shape):
+    good = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    require_finite(good, "reward", 7)
     for value in (np.inf, -np.inf, np.nan):
-        with pytest.raises(NonFiniteError, match=rf"reward must be finite, got {value}, of environment 1 at step 7"):
-            require_finite(np.array([1, value], dtype), "reward", 7)
+        place = tuple(size - 1 for size in shape)
+        for bad in (good.copy(), good.copy(order="F"), np.repeat(good, 2, axis=-1)[..., ::2]):  # of any layout
+            bad[place] = value
+            inner = rf" at index {re.escape(str(list(place[1:])))}" if place[1:] else ""
+            message = rf"^reward must be finite, got {value}{inner}, of environment 1 at step 7$"
+            with pytest.raises(NonFiniteError, match=message):
+                require_finite(bad, "reward", 7)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(3, 6e4, np.float16),  # whose squares none of these types can hold
+        np.full(3, -3.4e38, np.float32),
+        np.full(3, MOST),
+        np.full(3, np.iinfo(np.int64).max),
+        np.full(3, 255, np.uint8),
+        np.array([True, False]),
+        np.zeros((0, 3), np.float32),
+    ],
+    ids=lambda values: str(values.dtype),
+)
+def test_large_numbers_are_finite(values):
+    require_finite(values, "reward", 7)
+
+
+@pytest.mark.parametrize("value", [3.5e38, -3.5e38, 1e200])
+def test_numbers_beyond_single_precision_are_not(value):
+    with pytest.raises(NonFiniteError, match=rf"reward must be finite, got {re.escape(str(value))}, of environment 1"):
+        require_finite(np.array([1.0, value]), "reward", 7)

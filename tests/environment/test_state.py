@@ -99,7 +99,7 @@ def carried_over(make, steps=7, further=60):
     play(untouched, steps, 0)
     state = stored(take_state(source))
     put_state(target, state)
-    assert take_state(target) == state
+    assert take_state(target) == state or make in UNORDERED
     results = [play(env, further, 5) for env in (source, untouched, target)]
     for env in (source, untouched, target):
         env.close()
@@ -323,20 +323,6 @@ class Sets(Walk):
 
 
 @kind()
-class SetOrder(Walk):
-    """The order of a set depends on how it grew."""
-
-    def begin(self):
-        self.seen = set()
-
-    def play(self):
-        self.seen.add((self.at * 7919) % 1009)
-
-    def value(self):
-        return sum(i * item for i, item in enumerate(self.seen))
-
-
-@kind()
 class Mappings(Walk):
     def begin(self):
         self.counts, self.order = Counter(), OrderedDict()
@@ -346,11 +332,11 @@ class Mappings(Walk):
         self.counts[self.at % 3] += self.at
         self.order[self.at] = 1
         self.order.move_to_end(self.at // 2 + 1)
-        self.lists[self.at % 2].append(self.at)
+        self.lists[self.at // 2].append(self.at)
         self.cells[(self.at, "x")] = self.cells[None] = self.cells[2.5] = self.at
 
     def value(self):
-        first = next(iter(self.order)) + self.counts.most_common(1)[0][1] + self.lists[9].__len__()
+        first = next(iter(self.order)) + self.counts.most_common(1)[0][1]
         return first + sum(map(sum, self.lists.values())) + sum(self.cells.values())
 
 
@@ -713,6 +699,24 @@ class SameName(Walk):
         return self.rule()
 
 
+@kind(r"ApartFunctions\.later is another function")
+class ApartFunctions(Walk):
+    """Two names of one function after a reset, of two later."""
+
+    def begin(self):
+        self.first = self.later = self.made()
+
+    def made(self):
+        return lambda at=self.at: at
+
+    def play(self):
+        if self.at == 3:
+            self.later = self.made()
+
+    def value(self):
+        return self.first() + self.later()
+
+
 @kind()
 class Defaults(Walk):
     """A function keeps its value as a default argument."""
@@ -773,6 +777,26 @@ class EmptyCell(Walk):
     def value(self):
         try:
             return self.rule(self.at > 9)
+        except NameError:
+            return 0.0
+
+
+@kind()
+class EmptiedCell(Walk):
+    def begin(self):
+        later = 1.0
+
+        def rule(empty):
+            nonlocal later
+            if empty:
+                del later
+            return later
+
+        self.rule = rule
+
+    def value(self):
+        try:
+            return self.rule(self.at == 3)
         except NameError:
             return 0.0
 
@@ -1017,7 +1041,7 @@ class ChangesItsSpace(Walk):
         self.observation_space.low[0] = -self.at
 
     def value(self):
-        return self.action_space.n + self.observation_space.low[0]
+        return 2 * self.action_space.n + self.observation_space.low[0]
 
 
 MARK = object()
@@ -1051,6 +1075,7 @@ class Table(Walk):
     def begin(self):
         self.map = {i: [[(0.5, i, None), np.int64(i)], ["a", True]] for i in range(40)}
         self.still = {i: {j: [(1.0, i, j)] for j in range(3)} for i in range(40)}
+        self.turned = {i: {j: [(1.0, j, i)] for j in range(3)} for i in range(40)}
 
     def play(self):
         if self.at == 5:
@@ -1058,7 +1083,9 @@ class Table(Walk):
             self.map[7] = self.map[7][:1]
 
     def value(self):
-        return sum(map(len, self.map.values())) + len(self.map[3][1][0]) + self.still[3][1][0][0]
+        return (
+            sum(map(len, self.map.values())) + len(self.map[3][1][0]) + self.still[3][1][0][1] + self.turned[7][1][0][1]
+        )
 
 
 @kind()
@@ -1104,6 +1131,47 @@ class Exchange(Walk):
 
 
 @kind()
+class Replacement(Exchange):
+    """As above, and nothing holds the row that left."""
+
+    def play(self):
+        super().play()
+        self.old = None
+
+
+@kind()
+class InATuple(Walk):
+    """A list that a tuple of the table holds has a second name."""
+
+    def begin(self):
+        self.log = [0]
+        self.rows = [[i, (i, self.log)] for i in range(9)]
+
+    def play(self):
+        self.log.append(self.at)
+
+    def value(self):
+        return sum(len(row[1][1]) for row in self.rows)
+
+
+@kind()
+class Leaves(Walk):
+    """Leaves that change in place, of which one has a second name."""
+
+    def begin(self):
+        self.rows = [[i, {i}, bytearray(2), np.zeros(2)] for i in range(9)]
+        self.mark, self.count = self.rows[3][1:3]
+
+    def play(self):
+        self.mark.add(self.at)
+        self.count[0] += 1
+        self.rows[4][3] += self.at
+
+    def value(self):
+        return sum(len(row[1]) + row[2][0] + row[3].sum() for row in self.rows)
+
+
+@kind()
 class Twice(Walk):
     """One row in two places."""
 
@@ -1124,10 +1192,11 @@ class Twice(Walk):
 def test_every_kind_of_state_continues_exactly(cls):
     went_on, untouched, restored = carried_over(cls)
     assert restored == went_on == untouched
-    assert len({repr(step) for step in went_on}) > 1 or cls in STILL  # it does depend on what happened
+    assert (len({repr(step) for step in went_on[1:]}) > 1) == (cls not in STILL)  # it depends on what happens
 
 
-STILL = {ReadOnly, Staged, Strategy, Defaults, Kind, Gone, LateGenerator, Sentinel, Table, Equal, Constants}
+UNORDERED = {Sets, Keys}  # another order of a set is another text
+STILL = {ReadOnly, Staged, Strategy, Defaults, Kind, EmptiedCell, Gone, Sentinel, Table, Equal, Constants}
 
 
 @pytest.mark.parametrize("cls", [cls for cls, refusal in KINDS.items() if refusal], ids=lambda cls: cls.__name__)
@@ -1141,26 +1210,32 @@ def test_what_cannot_continue_is_refused_and_nothing_changes(cls):
     assert play(target, 20, 5) == play(twin, 20, 5)
 
 
-@pytest.mark.parametrize("saves", [range(20), [0, 6], [6, 7, 8]], ids=str)
-@pytest.mark.parametrize("cls", [Table, Equal, Inside, Exchange, Twice], ids=lambda cls: cls.__name__)
+TABLES = [Table, Equal, Inside, Exchange, Replacement, InATuple, Leaves, Twice]
+
+
+@pytest.mark.parametrize("saves", [range(15), [0, 6], [6, 7, 8]], ids=str)
+@pytest.mark.parametrize("cls", TABLES, ids=lambda cls: cls.__name__)
 def test_a_table_is_remembered_only_as_long_as_it_is_what_it_was(cls, saves):
     """As above, with saves before and after the table changes."""
-    source, target = cls(), cls()
+    source, states, seen = cls(), {}, []
     source.reset(seed=1)
-    target.reset(seed=2)
     for step in range(20):
         if step in saves:
-            state = stored(take_state(source))
-            put_state(target, state)
-            assert stored(take_state(target)) == state
-            twin = cls()
-            twin.reset(seed=3)
-            put_state(twin, state)
-            assert play(target, 30, 5) == play(twin, 30, 5)
-        play(source, 1, step)
-        if step in saves:
-            target = cls()
-            target.reset(seed=2)
+            states[step] = take_state(source)
+        seen.append(play(source, 1, step))
+    for start, state in states.items():
+        target = cls()
+        target.reset(seed=2)
+        put_state(target, state)
+        assert [play(target, 1, step) for step in range(start, 20)] == seen[start:]
+
+
+def test_only_the_table_with_a_second_name_inside_is_written_item_by_item():
+    env = Inside()
+    env.reset(seed=1)
+    for _ in range(2):
+        nodes = json.loads(take_state(env))["nodes"]
+        assert [node[0] for node in nodes].count("table") == 2
 
 
 class OfItsClass(Walk):
@@ -1402,7 +1477,8 @@ FORGED = {  # each would take all time or memory, or crash
     "fraction": (forged("written", 2, ["1e999999999", 1]), "no Fraction"),
     "function": (forged("constant", 1, "os:system"), "which a fresh environment lacks"),
     "builtin": (forged("constant", 1, "builtins:eval"), "which a fresh environment lacks"),
-    "import": (forged("constant", 1, "test_state:os.system"), "which a fresh environment lacks"),
+    "import": (forged("constant", 1, "test_state:re.compile"), "which a fresh environment lacks"),
+    "method": (forged("method", 2, "__sizeof__"), "no method"),
     "class": (forged("object", 1, "subprocess:Popen"), "."),
     "extra": (lambda state: "[]", "."),
 }
@@ -1415,6 +1491,7 @@ class Forgeable(Walk):
         self.row = self.grid[1]
         self.dice, self.python = np.random.Generator(np.random.MT19937(3)), random.Random(3)
         self.line, self.part, self.kind = deque([1, 2], maxlen=3), Fraction(1, 3), Thing
+        self.rule = self.value
 
 
 @pytest.mark.timeout(10)

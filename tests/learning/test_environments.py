@@ -11,25 +11,37 @@ from pgtorch.record.metrics import read_metrics
 def test_cartpole_is_solved(tmp_path):
     result = train(TrainConfig("CartPole-v1", seed=1, target_return=475.0, run_dir=tmp_path / "run", pictures=False))
     lines = read_metrics(result.run_dir)
-    assert result.num_updates < settings_for("CartPole-v1")["num_updates"]  # it stopped since the target was reached
+    assert result.num_updates < settings_for("CartPole-v1")["num_updates"]  # it stopped because the target was reached
     assert lines[-1]["update"] == result.num_updates
     assert any("gradient/difference_in_units_of_u_c" in line for line in lines)
     assert lines[-1]["loss/value"] > 0
 
 
-@pytest.mark.parametrize("multiplier", ["return", "reward-to-go", "gae"])
-@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
-def test_every_multiplier_learns(tmp_path, multiplier, baseline):
-    """CartPole-v1 from about 20 to more than 60 in 60,000 steps."""
+@pytest.mark.parametrize(
+    ("multiplier", "baseline", "standardize"),
+    [
+        ("return", "none", False),
+        ("return", "mean", False),
+        ("return", "value", True),
+        ("reward-to-go", "none", True),
+        ("reward-to-go", "mean", False),
+        ("reward-to-go", "value", True),
+        ("gae", "value", False),
+        ("gae", "value", True),
+    ],
+)
+def test_every_multiplier_learns(tmp_path, multiplier, baseline, standardize):
+    """CartPole-v1 from about 25 to more than 60 in 25,600 steps."""
     config = TrainConfig(
         "CartPole-v1",
         seed=1,
         multiplier=multiplier,
         baseline=baseline,
+        standardize=standardize,
         num_envs=16,
         num_steps=64,
-        num_updates=60,
-        learning_rate=5e-3,
+        num_updates=25,
+        learning_rate=1e-2,
         learning_rate_decay=False,
         entropy_coefficient=0.001,
         check_gradient=20,

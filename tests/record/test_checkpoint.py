@@ -130,15 +130,15 @@ def test_the_next_older_one_is_tried(tmp_path):
             raise CheckpointError(f"{path} does not fit")
         return path.name, "used"
 
-    told = r"checkpoint-000000002\.pt does not fit; going back to checkpoint-000000001\.pt"
-    with pytest.warns(UserWarning, match=told):
+    message = r"checkpoint-000000002\.pt does not fit; going back to checkpoint-000000001\.pt"
+    with pytest.warns(UserWarning, match=message):
         assert read_newest(tmp_path, use)[1] == ("checkpoint-000000001.pt", "used")
     remove_newer(tmp_path / "checkpoint-000000000.pt")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         read_newest(tmp_path, use)
 
 
-def test_if_none_fits_each_reason_is_told(tmp_path):
+def test_if_none_fits_each_reason_is_reported(tmp_path):
     for number in (1, 2):
         save(tmp_path, number)
 
@@ -165,8 +165,8 @@ def test_a_run_whose_metrics_were_cut_goes_back_to_a_checkpoint_that_fits(tmp_pa
     straight = train(config).hash
     lines = (config.run_dir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (config.run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
-    told = r"metrics\.jsonl must hold at least .*; going back to checkpoint-000000005\.pt"
-    with pytest.warns(UserWarning, match=told):
+    message = r"metrics\.jsonl must hold at least .*; going back to checkpoint-000000005\.pt"
+    with pytest.warns(UserWarning, match=message):
         assert resume(config.run_dir).hash == straight
     assert (config.run_dir / "metrics.jsonl").read_bytes() == b"".join(lines)
     (config.run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:2]))
@@ -338,7 +338,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, data, message):
         read_checkpoint(path)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pt cannot be read: FileNotFoundError"):
         read_checkpoint(tmp_path / "nowhere.pt")
 
@@ -545,7 +545,7 @@ except CheckpointError as error:
 """
 
 
-def test_a_full_disk_is_told_and_the_older_checkpoint_stays(tmp_path):
+def test_a_full_disk_is_reported_and_the_older_checkpoint_stays(tmp_path):
     done = run_python("-c", FULL, tmp_path)
     assert done.stdout.startswith(f"{tmp_path / 'checkpoint-000000002.pt'}: no space left to write it")
     assert sorted(files(tmp_path)) == ["checkpoint-000000001.pt"]
@@ -571,7 +571,7 @@ def test_a_run_on_a_full_disk_ends_in_one_line(tmp_path, every, limit, path):
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path):
+def test_a_folder_that_is_gone_is_reported(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     save(folder, 1)

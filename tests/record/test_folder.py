@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support import run_script
+from support import run_python, run_script
 
 from pgtorch import TrainConfig
 from pgtorch.record.folder import locked, naming, new_run_folder, note_hash, note_resumption
@@ -138,7 +139,7 @@ except OSError as error:
 def test_config_json_outlives_a_full_disk(tmp_path):
     folder = made(TrainConfig(run_dir=tmp_path / "run"))
     before = files(folder)
-    done = subprocess.run([sys.executable, "-c", FULL, folder], check=True, capture_output=True, text=True, timeout=100)
+    done = run_python("-c", FULL, folder)
     assert str(folder / "config.json") in done.stdout
     assert files(folder) == before
 
@@ -183,14 +184,14 @@ def holder(folder, way="alone"):
                 os.killpg(one.pid, signal.SIGKILL)
 
 
-def test_the_second_is_told_who_holds_a_folder(tmp_path):
+def test_the_second_learns_who_holds_a_folder(tmp_path):
     with holder(tmp_path) as first:
         before = files(tmp_path)
         host = re.escape(socket.gethostname())
-        told = rf"it is in use by process {first.pid} on {host} since 20\d\d-\d\d-\d\d \d\d:\d\d"
-        with pytest.raises(OSError, match=told), locked(tmp_path):
+        message = rf"it is in use by process {first.pid} on {host} since 20\d\d-\d\d-\d\d \d\d:\d\d"
+        with pytest.raises(OSError, match=message), locked(tmp_path):
             pass
-        with pytest.raises(OSError, match=told):
+        with pytest.raises(OSError, match=message):
             made(TrainConfig(run_dir=tmp_path))
         assert files(tmp_path) == before
         first.stdin.close()
@@ -212,11 +213,55 @@ def test_a_crash_frees_the_lock(tmp_path, way):
             pass
 
 
+FORK = """
+import os, sys
+from contextlib import ExitStack
+from pathlib import Path
+from pgtorch.record.folder import locked
+
+with ExitStack() as stack:
+    stack.enter_context(locked(Path(sys.argv[1])))
+    if (child := os.fork()) == 0:
+        stack.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    print((Path(sys.argv[1]) / ".lock").read_text().split()[1] == str(os.getpid()))
+    try:
+        stack.enter_context(locked(Path(sys.argv[1])))
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_forked_child_leaves_the_lock_to_its_parent(tmp_path):
+    done = run_python("-c", FORK, tmp_path)
+    assert done.stdout.startswith("True\n"), done.stderr
+    assert "it is in use by process" in done.stdout
+    assert files(tmp_path) == {}
+
+
 def test_a_lock_is_held_against_the_same_process_too(tmp_path):
     with locked(tmp_path):
         with pytest.raises(OSError, match=f"in use by process {os.getpid()} "), locked(tmp_path):
             pass
         with pytest.raises(OSError, match="in use"), locked(tmp_path):  # the refused one has not freed it
+            pass
+
+
+def test_a_lock_file_that_its_holder_deletes_at_that_moment_is_made_again(tmp_path, monkeypatch):
+    """Else the lock would be on a file that the next process does not find."""
+    flock, calls = fcntl.flock, []
+
+    def late(file, operation):
+        flock(file, operation)
+        calls.append(operation)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(OSError, match="in use"), locked(tmp_path):
             pass
 
 
@@ -248,7 +293,7 @@ def as_nobody():
         os.seteuid(0)
 
 
-def test_a_read_only_folder_is_told_before_anything():
+def test_a_read_only_folder_is_refused_before_anything():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)

@@ -356,12 +356,21 @@ def test_the_hash_is_of_metrics_and_parameters(tmp_path):
     assert len({first, *others}) == 6
 
 
-def test_modules_of_any_dtype_are_hashed(tmp_path):
-    def of(*values):
-        odd = {"half": torch.tensor(values, dtype=torch.bfloat16), "flag": torch.tensor(True), "none": torch.zeros(0)}
+def test_modules_of_any_dtype_and_shape_are_hashed(tmp_path):
+    def of(**tensors):
         with MetricsWriter(tmp_path) as writer:
-            return writer.hash(
-                {"odd": SimpleNamespace(state_dict=lambda: {**odd, "every second": torch.arange(6)[::2]})}
-            )
+            return writer.hash({"odd": SimpleNamespace(state_dict=lambda: tensors)})
 
-    assert of(1.0) == of(1.0) != of(2.0)
+    odd = {"half": torch.ones(2).bfloat16(), "flag": torch.tensor(True), "strided": torch.arange(6)[::2]}
+    assert of(**odd) == of(**odd)
+    hashes = {
+        of(**odd),
+        of(**odd, none=torch.zeros(0)),
+        of(**{**odd, "half": torch.ones(2).half()}),
+        of(**{**odd, "strided": torch.arange(6)[1::2]}),
+        of(a=torch.zeros(4)),
+        of(a=torch.zeros(2, 2)),
+        of(b=torch.zeros(4)),
+        of(a=torch.zeros(4, dtype=torch.int32)),
+    }
+    assert len(hashes) == 8

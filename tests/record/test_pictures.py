@@ -106,7 +106,7 @@ def test_short_and_long_runs(tmp_path, updates):
     assert len(pictures.draw(tmp_path, straight(-1.0, updates), TrainConfig(), BiasPolicy())) == 4
 
 
-def test_a_full_disk_is_told_with_the_path(tmp_path):
+def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OSError, match=r"bias\.png"):
         pictures.draw(tmp_path / "missing", straight(-1.0), TrainConfig(), BiasPolicy())
 
@@ -151,7 +151,7 @@ def test_a_huge_bias_can_be_drawn(tmp_path):
 def test_the_curve_is_the_runs_own(tmp_path, drawn):
     pictures.draw(tmp_path, straight(-10.0), TrainConfig(), BiasPolicy())
     (line, mean, best) = drawn["bias"].lines
-    assert (list(line.get_xdata())[0], list(line.get_xdata())[-1]) == (0, 100)
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(101))
     np.testing.assert_allclose(line.get_ydata(), -0.1 * np.arange(101))
     assert mean.get_ydata()[0] == pytest.approx(np.mean(-0.1 * np.arange(51, 101)))
     assert best.get_ydata()[0] == pytest.approx(-10)
@@ -180,12 +180,12 @@ def test_a_gradient_that_is_off_leaves_the_diagonal(tmp_path, drawn):
     assert labels(drawn["gradient"])[1] == "101 updates"
 
 
-def test_a_difference_between_two_points_of_a_long_run_is_told(tmp_path, drawn):
+def test_a_difference_between_two_points_of_a_long_run_is_reported(tmp_path, drawn):
     """Of 9,001 gradients only each fourth is shown; the largest difference is that of all."""
-    history = straight(-10.0, 7000)
+    history = straight(-10.0, 7001)
     figures = {"gradient/autograd": 0.5, "gradient/manual": 0.25, "gradient/absolute_difference": 0.25}
-    history.add(7001, 7001, {"policy/bias": -10.0, **figures})
-    for i in range(7002, 9002):
+    history.add(7002, 7002, {"policy/bias": -10.0, **figures})
+    for i in range(7003, 9002):
         same = {"gradient/autograd": 0.5, "gradient/manual": 0.5, "gradient/absolute_difference": 0.0}
         history.add(i, i, {"policy/bias": -10.0, **same})
     pictures.draw(tmp_path, history, TrainConfig(), BiasPolicy())

@@ -247,13 +247,13 @@ WEIGHT = (*POLICY, "parameters", "layers.0.weight")
 )
 def test_a_wrong_part_is_named(cart, tmp_path, way, value, message):
     path = save_checkpoint(tmp_path, 3, **altered(read_newest(cart)[1], way, value))
-    with pytest.raises(CheckpointError, match=message) as told:
+    with pytest.raises(CheckpointError, match=message) as raised:
         load_run(tmp_path)
-    assert str(path) in str(told.value)
+    assert str(path) in str(raised.value)
     load_run(cart)
 
 
-def test_an_environment_that_exits_is_told(cart, tmp_path):
+def test_an_environment_that_exits_is_reported(cart, tmp_path):
     gym.register("Exits-v0", lambda: sys.exit(0), disable_env_checker=True)
     save_checkpoint(tmp_path, 3, **altered(read_newest(cart)[1], ("config", "env_id"), "Exits-v0"))
     with pytest.raises(CheckpointError, match="its environment or policy cannot be made: SystemExit"):
