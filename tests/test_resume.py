@@ -9,7 +9,6 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils import seeding
 from support import call, disturb_global_streams, leaves, run_python, stop_after
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -48,27 +47,18 @@ def config_of(case, folder, **settings):
     )
 
 
+def without_folder(config):
+    return {name: value for name, value in config.items() if name != "run_dir"}
+
+
 def different(folder, other):
     """Where two runs differ, a path each; an empty list if no bit does."""
-    ours, theirs = (leaves(read_newest(run)[1]["trainer"]) for run in (folder, other))
+    contents = [read_newest(run)[1] for run in (folder, other)]
+    ours, theirs = (leaves({**content["trainer"], "config": without_folder(content["config"])}) for content in contents)
     paths = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
     return paths + ["metrics.jsonl"] * (
         (folder / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes()
     )
-
-
-UNSEEDED = """
-from gymnasium.utils import seeding
-original = seeding.np_random
-seeding.np_random = lambda seed=None: original(0 if seed is None else seed)
-"""
-
-
-@pytest.fixture(autouse=True)
-def unseeded(monkeypatch):
-    """Spaces that nobody seeds take a seed from the operating system: here the same one in all runs."""
-    original = seeding.np_random
-    monkeypatch.setattr(seeding, "np_random", lambda seed=None: original(0 if seed is None else seed))
 
 
 def scalars(folder):
@@ -130,7 +120,7 @@ def killed(tmp_path_factory):
     """Folders of runs that were killed (signal 9) after update 13, by case."""
     folders = {case: tmp_path_factory.mktemp("killed") / "run" for case in CASES}
     settings = [config_of(case, folder).to_dict() for case, folder in folders.items()]
-    done = run_python("-c", UNSEEDED + KILL, KILLED_AT, json.dumps(settings))
+    done = run_python("-c", KILL, KILLED_AT, json.dumps(settings))
     assert done.returncode == 0, done.stderr
     return folders
 

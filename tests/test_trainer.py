@@ -472,6 +472,7 @@ def test_nothing_is_read_from_the_global_streams():
 @pytest.mark.parametrize("settings", [{}, {"num_epochs": 2, "num_minibatches": 2}, {"vectorization": "sync"}], ids=str)
 def test_a_trainer_leaves_its_host_as_it_was(name, settings):
     """Making it, an update, and closing it."""
+    torch.set_num_threads(1)  # in case that another test's trainer has changed it
     before = HOST[name]()
     trainer = cart(check_gradient=1, num_threads=3, **settings)
     assert HOST[name]() == before

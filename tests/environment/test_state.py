@@ -1292,9 +1292,15 @@ class Counted(Walk):
             tick()
         if self.where == "helper":
             helped()
+        if self.where == "property":
+            self.used  # noqa: B018 -- which counts
+
+    @property
+    def used(self):
+        USES[0] += 1
 
 
-TICKS, HISTORY = [0], np.zeros(3)
+TICKS, USES = [0], np.zeros(3)
 
 
 def tick():
@@ -1313,6 +1319,7 @@ OUTSIDE = {
     "class": (r"Counted\.total", lambda: setattr(Counted, "total", 0)),
     "list": (r"Counted\.log", Counted.log.clear),
     "global": (r"test_state\.TICKS", lambda: TICKS.__setitem__(0, 0)),
+    "property": (r"test_state\.USES", lambda: USES.__setitem__(0, 0)),
     "helper": (r"Helper\.calls", lambda: setattr(Helper, "calls", 0)),
 }
 
@@ -1478,6 +1485,9 @@ FORGED = {  # each would take all time or memory, or crash
     "function": (forged("constant", 1, "os:system"), "which a fresh environment lacks"),
     "builtin": (forged("constant", 1, "builtins:eval"), "which a fresh environment lacks"),
     "import": (forged("constant", 1, "test_state:re.compile"), "which a fresh environment lacks"),
+    "stranger": (forged("constant", 1, "re:compile"), "which a fresh environment lacks"),
+    "root": (lambda state: state.update(root=[node_of(state, "deque")]), "Forgeable is another object"),
+    "atom": (lambda state: state.update(root=3), "Forgeable is another object"),
     "method": (forged("method", 2, "__sizeof__"), "no method"),
     "class": (forged("object", 1, "subprocess:Popen"), "."),
     "extra": (lambda state: "[]", "."),

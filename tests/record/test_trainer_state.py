@@ -328,6 +328,15 @@ class Opaque(Walk):
         self.file.close()
 
 
+class Drawing(Opaque):
+    """It also draws from the global streams when an episode begins."""
+
+    def reset(self, *, seed=None, options=None):
+        random.random()
+        torch.rand(())
+        return super().reset(seed=seed, options=options)
+
+
 class Growing(Walk):
     """Objects and an attribute come into being as it is played."""
 
@@ -339,7 +348,7 @@ class Growing(Walk):
         self.late = self.at
 
 
-for kind in (Walk, Global, Opaque, Growing):
+for kind in (Walk, Global, Opaque, Drawing, Growing):
     gym.register(f"{kind.__name__}State-v0", kind, max_episode_steps=30, disable_env_checker=True)
 
 
@@ -360,13 +369,17 @@ def test_the_global_streams_are_part_of_the_state(stream):
     assert after(spoiled, 4) != expected
 
 
-def test_the_global_streams_are_where_the_state_says():
-    trainer = trainer_of("lesson")
+@pytest.mark.parametrize("case", ["lesson", "Drawing"])
+@pytest.mark.filterwarnings("ignore:.*new episodes begin")
+def test_the_global_streams_are_where_the_state_says(case):
+    """Also if new episodes begin, with an environment that draws as they do."""
+    trainer = trainer_of(case)
     expected = [random.getstate(), numpy_stream(), torch.get_rng_state().tolist()]
     state = take_trainer_state(trainer)
     disturb_global_streams()
     put_trainer_state(trainer, state)
     assert [random.getstate(), numpy_stream(), torch.get_rng_state().tolist()] == expected
+    trainer.close()
 
 
 def test_new_episodes_begin_if_the_environment_cannot_give_its_state():
