@@ -56,7 +56,9 @@ def seed_spaces(env: Any, seed: int) -> None:
     found: dict[int, gym.Space[Any]] = {}
     pending = [env]
     for layer in pending:
-        held = {**vars(type(layer)), **vars(layer)}  # not by getattr: some make a space when they are asked for it
+        held: dict[str, Any] = {}  # not by getattr: some make a space when they are asked for it
+        for namespace in (*map(vars, reversed(type(layer).__mro__)), vars(layer)):
+            held |= namespace
         found |= {id(space): space for space in held.values() if isinstance(space, gym.Space)}
         pending += [inner for inner in (held.get("env"), *(held.get("envs") or ())) if inner is not None]
     for offset, space in enumerate(found.values()):

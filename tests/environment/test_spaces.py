@@ -2,9 +2,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from pgtorch.environment.spaces import clipper, flattener
+from pgtorch.environment.spaces import clipper, flattener, seed_spaces
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 KINDS = [
@@ -51,3 +52,63 @@ def test_actions_have_the_dtype_of_their_space():
     assert env.action_space.contains(clipper(env.single_action_space)(np.array([0, 1], np.int64)))
     bits = spaces.MultiBinary(2)
     assert clipper(bits)(np.array([[0, 1]], np.int8)).dtype == bits.dtype
+
+
+class Base(gym.Env):
+    """Its spaces belong to its class."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(1000)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+class Inheriting(Base):
+    """They belong to the class that it inherits from."""
+
+
+class Own(Base):
+    """They are its own."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict(a=BOX, b=spaces.Tuple([spaces.Discrete(9), spaces.MultiBinary(30)]))
+        self.action_space = spaces.Discrete(1000)
+
+
+def unseed(space):
+    """As a fresh space is, which seeds itself from the operating system."""
+    for inner in getattr(space, "spaces", {}).values() if isinstance(space, spaces.Dict) else ():
+        unseed(inner)
+    space._np_random = None
+
+
+@pytest.mark.parametrize("kind", [Base, Inheriting, Own])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_spaces_of_an_environment_are_seeded_with_it(kind, wrapped):
+    """Also within wrappers; the same seed makes the same samples, and no two environments the same ones."""
+
+    def samples(seed):
+        makers = [lambda: gym.wrappers.TimeLimit(kind(), 9) if wrapped else kind()] * 2
+        env = SyncVectorEnv(makers)
+        for space in (Base.observation_space, Base.action_space):
+            unseed(space)
+        seed_spaces(env, seed)
+        found = [env.observation_space, env.action_space, env.single_observation_space, env.single_action_space]
+        found += [space for sub in env.envs for space in (sub.observation_space, sub.unwrapped.action_space)]
+        return [str(space.sample()) for space in found]
+
+    first = samples(3)
+    assert first == samples(3)
+    assert first != samples(4)
+    if kind is Own:
+        assert first[2] != first[6]  # the first observations of the two environments
+
+
+def test_a_large_seed_is_a_seed_too():
+    env = SyncVectorEnv([Own])
+    seed_spaces(env, 2**63 - 1)
+    assert env.action_space.sample().shape == (1,)
