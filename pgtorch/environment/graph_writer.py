@@ -10,6 +10,7 @@ import contextlib
 import enum
 import functools
 import hashlib
+import itertools
 import json
 import random
 import types
@@ -48,6 +49,8 @@ DTYPE_KINDS = frozenset("biufcSUmM")
 MOST_POOL = 1024  # words in the pool of a SeedSequence
 MOST_VIEW = 2**24  # elements of a view that repeats its memory
 KEPT: dict[str, Any] = {"__defaults__": tuple | None, "__kwdefaults__": dict | None, "__dict__": dict}  # by a function
+_ARRAYS = np.ndarray, np.generic
+_CONSTANTS = EnvSpec, type, types.ModuleType, np.ufunc
 EMPTY = object()  # a cell's content, if it has none
 
 
@@ -73,8 +76,7 @@ class Writer:
         self._numbers: dict[int, int] = {}
         self._tables, self._data_only = tables, data_only
         self._nodes: list[Any] = []
-        self._pending: deque[tuple[int, Any, str]] = deque()
-        self._alive: list[Any] = []  # so that no id is given twice
+        self._found: list[tuple[Any, str]] = []  # the values of the nodes, written and to be written, and their places
         self._shared: dict[Any, int] = {}
         self._contents: list[Any] = []
         self._outside: dict[int, str] = {}
@@ -94,9 +96,10 @@ class Writer:
                 if id(value) in self._numbers:  # by then its class may not have been known
                     self._nodes[self._numbers[id(value)]] = ["outside", place]
                 if isinstance(value, gym.Space):
-                    number = state["spaces"][place] = self._number(value)
-                    self._nodes[number] = self._object(value, place)
-            self._work()
+                    state["spaces"][place] = len(self._found)
+                    self._found.append((value, place))
+                    self._nodes.append(self._object(value, place))
+                    self._work()
             state["outside"] = digests(outside)
         state |= {"nodes": self._nodes, "shared": self._contents}
         try:
@@ -109,24 +112,16 @@ class Writer:
         return [key for key, number in self._numbers.items() if self._nodes[number][0] in ("list", "dict")]
 
     def _work(self) -> None:
-        while self._pending:
-            number, value, where = self._pending.popleft()
-            self._nodes[number] = self._node(value, where)
-
-    def _number(self, value: Any) -> int:
-        """The number of a new node."""
-        self._nodes.append(None)
-        self._alive.append(value)
-        return len(self._nodes) - 1
+        for value, where in itertools.islice(self._found, len(self._nodes), None):  # which grows
+            self._nodes.append(self._node(value, where))
 
     def _reference(self, value: Any, where: str) -> Any:
         """An atom, or the number of a node, which is written later."""
         if type(value) in ATOMS:
             return value
-        number = self._numbers.get(id(value))
-        if number is None:
-            number = self._numbers[id(value)] = self._number(value)
-            self._pending.append((number, value, where))
+        number = self._numbers.setdefault(id(value), len(self._found))
+        if number == len(self._found):
+            self._found.append((value, where))
         return [number]
 
     def _references(self, values: Iterable[Any], where: str) -> list[Any]:
@@ -151,14 +146,16 @@ class Writer:
         if self._tables and kind in (list, dict) and (table := self._tables.find(value)):
             return ["table", self._share(table.key, table.content)]
         if SEQUENCES.get(name) is kind:
-            return [name, self._references(value, where), getattr(value, "maxlen", None)]
+            is_set = self._data_only and kind in (set, frozenset)  # whose order is another in another process
+            items = sorted(value, key=repr) if is_set else value
+            return [name, self._references(items, where), getattr(value, "maxlen", None)]
         if MAPPINGS.get(name) is kind:
-            items = [
+            pairs = [
                 [self._reference(key, f"a key of {where}"), self._reference(item, f"{where}[{key!r}]")]
                 for key, item in value.items()
             ]
-            return [name, items, self._reference(getattr(value, "default_factory", None), where)]
-        if isinstance(value, np.ndarray | np.generic):
+            return [name, pairs, self._reference(getattr(value, "default_factory", None), where)]
+        if isinstance(value, _ARRAYS):
             return self._array(value, where)
         if isinstance(value, np.dtype) and value.kind in DTYPE_KINDS:
             return ["dtype", value.str]
@@ -190,16 +187,16 @@ class Writer:
 
     def _object(self, value: Any, where: str) -> list[Any]:
         kind: Any = type(value)
-        if not is_plain(kind) or (self._data_only and not is_own(kind)):
-            raise UnknownStateError(f"{where} is a {name_of(kind)}")
         if kind not in self.kinds:
+            if not is_plain(kind) or (self._data_only and not is_own(kind)):
+                raise UnknownStateError(f"{where} is a {name_of(kind)}")
             self.kinds.add(kind)
             if not self._data_only:
                 found = values_outside([kind]).items()
                 self._outside |= {id(item): place for place, item in found if type(item) not in ATOMS}
-        own_slots = {name: slot.__get__(value) for name, slot in slots(kind).items() if hasattr(value, name)}
+        held = {name: slot.__get__(value) for name, slot in slots(kind).items() if hasattr(value, name)}
         attributes = self._by_name(getattr(value, "__dict__", {}), where)
-        return ["object", name_of(kind), attributes, self._by_name(own_slots, where)]
+        return ["object", name_of(kind), attributes, self._by_name(held, where) if held else held]
 
     def _generator(self, value: Any, where: str) -> list[Any] | None:
         kind: Any = type(value)
@@ -262,7 +259,7 @@ def is_constant(value: Any) -> bool:
     """Whether it cannot change while an environment is played."""
     if isinstance(value, types.BuiltinFunctionType):
         return isinstance(value.__self__, types.ModuleType | None)
-    return value is Ellipsis or isinstance(value, EnvSpec | type | types.ModuleType | np.ufunc)
+    return value is Ellipsis or isinstance(value, _CONSTANTS)
 
 
 @functools.lru_cache(1024)

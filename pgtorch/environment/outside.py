@@ -26,7 +26,7 @@ def values_outside(kinds: Iterable[type]) -> dict[str, Any]:
         kinds: Classes of an environment's objects. Those of libraries are skipped, their bases are followed.
 
     Returns:
-        The values by name, such as "module.Class.attribute" and "module.name", without functions and classes.
+        The values by name, sorted, such as "module.Class.attribute" and "module.name", without functions and classes.
     """
     found: dict[str, Any] = {}
     pending: list[Any] = [base for kind in kinds for base in kind.__mro__ if is_own(base)]
@@ -54,7 +54,7 @@ def values_outside(kinds: Iterable[type]) -> dict[str, Any]:
                     pending.append(inner)
             elif not name.startswith("__") and not isinstance(value, ModuleType):
                 found[f"{prefix}.{name}"] = value
-    return found
+    return dict(sorted(found.items()))  # in the same order in each process
 
 
 def _names(code: CodeType) -> set[str]:

@@ -43,12 +43,14 @@ def take_state(env: Any) -> str:
     if isinstance(env.unwrapped, AsyncVectorEnv):
         raise UnknownStateError("its environments live in other processes")
     tables = _tables.setdefault(env, Tables())
-    writer = Writer(tables)
-    try:
-        state = writer.write(env)
-    finally:
-        tables.forget_unused()
-    return Writer(None).write(env) if tables.contain(writer.containers()) else state
+    while True:
+        writer = Writer(tables)
+        try:
+            state = writer.write(env)
+        finally:
+            tables.forget_unused()
+        if not tables.bar(writer.containers()):  # what it came to by another way must be written as one object
+            return state
 
 
 def why_unknown(env: Any) -> str:

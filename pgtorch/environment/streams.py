@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,11 @@ _WORDS = 624  # of a Mersenne Twister
 
 
 def take_global_streams() -> dict[str, Any]:
-    """The states of the three global generators, torch's that of the CPU, as plain types and a tensor."""
-    version, words, gauss = random.getstate()
+    """The states of the three global generators: two as JSON, torch's, that of the CPU, as a tensor."""
     legacy: Any = np.random.get_state()
     name, key, *rest = legacy
-    return {
-        "random": [version, list(words), gauss],
-        "numpy": [name, key.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-    }
+    python, numpy = json.dumps(random.getstate()), json.dumps([name, key.tolist(), *rest])
+    return {"random": python, "numpy": numpy, "torch": torch.get_rng_state()}
 
 
 def put_global_streams(state: object) -> None:
@@ -36,29 +33,26 @@ def put_global_streams(state: object) -> None:
     Raises:
         ValueError: If it is anything else. Nothing has changed then.
     """
-    match state:
-        case {
-            "random": [version, list(words), gauss],
-            "numpy": [name, list(key), int(position), *rest],
-            "torch": stream,
-        }:
-            python, numpy = (version, tuple(words), gauss), (name, key, position, *rest)
-        case _:
-            raise ValueError("what was saved are no states of global random streams")
     trial, legacy_trial = random.Random(), np.random.RandomState()
     try:
+        match state:
+            case {"random": str(python_text), "numpy": str(numpy_text), "torch": stream}:
+                version, words, gauss = json.loads(python_text)
+                name, key, position, *rest = json.loads(numpy_text)
+            case _:
+                raise TypeError("not the states of three")  # noqa: TRY301
         if not 0 <= position <= _WORDS:  # NumPy would read beyond its memory
             raise ValueError(f"position {position}")  # noqa: TRY301
-        trial.setstate(python)
-        legacy_trial.set_state(numpy)
+        trial.setstate((version, tuple(words), gauss))
+        legacy_trial.set_state((name, key, position, *rest))
         torch.Generator().set_state(stream)
     except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError, LookupError) as error:
         raise ValueError(f"what was saved are no states of global random streams ({error})") from error
     legacy: Any = legacy_trial.get_state()
-    if trial.getstate() != python or legacy[1].tolist() != key:
-        raise ValueError("what was saved are no states of global random streams")
-    random.setstate(python)
-    np.random.set_state(numpy)
+    if legacy[1].tolist() != key:
+        raise ValueError(f"what was saved are no states of global random streams ({len(key)} words)")
+    random.setstate(trial.getstate())
+    np.random.set_state(legacy)
     torch.set_rng_state(stream)
 
 

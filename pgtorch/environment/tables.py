@@ -6,7 +6,6 @@ import gc
 import itertools
 import json
 import marshal
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,9 +18,6 @@ _LEAST = 8  # items of a container that is worth remembering
 class Table:
     """A tree of lists and dicts whose leaves are numbers, strings, and tuples of them.
 
-    Whether it is still what it was is answered in C: its content gives the same bytes, and nothing but their parents
-    refers to its inner containers. To these bytes a NumPy number is the same as any other object with its memory.
-
     Args:
         root: A list or a dict.
 
@@ -33,16 +29,16 @@ class Table:
     """
 
     def __init__(self, root: Any) -> None:
-        self._root, self._inner = root, list[Any]()
+        self._root, self._containers = root, [root]
         kinds, level, leaves = set(map(type, root)), gc.get_referents(root), list[Any]()
         while level:
             kinds.update(map(type, level))
             leaves += [item for item in level if type(item) is tuple]
             level = [item for item in level if type(item) in (list, dict)]
-            self._inner += level
+            self._containers += level
             kinds.update(map(type, itertools.chain.from_iterable(level)))  # the keys among them
             level = gc.get_referents(*level)
-            if len(set(map(id, self._inner))) < len(self._inner):
+            if len(set(map(id, self._containers))) < len(self._containers):
                 raise TypeError("a container in two places")
         while leaves:
             found = gc.get_referents(*leaves)
@@ -51,33 +47,39 @@ class Table:
         numbers = (np.number, np.bool_)
         if not all(kind in ATOMS or kind in (list, dict, tuple) or issubclass(kind, numbers) for kind in kinds):
             raise TypeError("a leaf that may change")
-        self._bytes = marshal.dumps(root, 2)  # version 2: bytes that depend on the content alone
-        self.key = frozenset(kinds), self._bytes
-        self._ids = np.sort(np.fromiter(map(id, self._inner), np.intp))
+        self.key = frozenset(kinds), marshal.dumps(root, 2)  # version 2: bytes that depend on the content alone
+        self._separated = [item for container in self._containers for item in (container, _END)]
+        self._dicts = [item for item in self._containers if type(item) is dict and set(map(type, item)) == {str}]
+        self._objects, self._keys = self._held()
+        self._inner = np.sort(np.fromiter(map(id, self._containers[1:]), np.intp))
         self._content = ""
 
     def is_unchanged(self) -> bool:
-        """Whether it holds what it held, in the same containers."""
-        return self.is_alone() and marshal.dumps(self._root, 2) == self._bytes
+        """Whether each container holds the very objects that it held."""
+        objects, keys = self._held()
+        return np.array_equal(_addresses(objects), _addresses(self._objects)) and keys == self._keys
 
-    def is_alone(self) -> bool:
-        """Whether nothing but this object and their parents refers to its inner containers."""
-        return self._counts() == _ALONE
-
-    def contains_one(self, ids: Any) -> bool:
-        """Whether one of some ids, an array of integers, is that of an inner container."""
-        return bool((self._ids[np.searchsorted(self._ids, ids) % len(self._ids)] == ids).any())
+    def has_inside(self, ids: Any) -> bool:
+        """Whether one of some ids, an array of integers, is that of a container inside of it."""
+        return bool((self._inner[np.searchsorted(self._inner, ids) % len(self._inner)] == ids).any())
 
     def content(self) -> str:
         """The table as JSON: [kind, items ...], and atoms."""
         self._content = self._content or json.dumps(_nested(self._root))
         return self._content
 
-    def _counts(self) -> set[int]:
-        return set(map(sys.getrefcount, self._inner))
+    def _held(self) -> tuple[Any, list[str]]:
+        """What the containers hold, in order, with a mark after each; and the keys that are strings."""
+        objects = gc.get_referents(*self._separated)  # of a dict with other keys, these too
+        return np.fromiter(objects, object, len(objects)), list(itertools.chain.from_iterable(self._dicts))
 
 
-_ALONE = Table([[0]])._counts()
+_END = (object(),)
+
+
+def _addresses(objects: Any) -> Any:
+    """Where the objects of an array are: integers [N], of the same memory."""
+    return np.ndarray(len(objects), np.intp, objects)
 
 
 class Tables:
@@ -86,22 +88,20 @@ class Tables:
     def __init__(self) -> None:
         self._known: dict[int, Table] = {}
         self._used: dict[int, Table] = {}
+        self._barred: set[int] = set()
 
     def find(self, value: Any) -> Table | None:
         """A list or dict as a table; None if it is none, or too small."""
-        if len(value) < _LEAST:
+        if len(value) < _LEAST or id(value) in self._barred:
             return None
         table = self._known.pop(id(value), None)
         if table is None or not table.is_unchanged():
-            table = None  # its references would count
             items: Iterable[Any] = value.values() if type(value) is dict else value
             if not {list, dict} & set(map(type, items)):
                 return None
             try:
                 table = Table(value)
             except (TypeError, ValueError):
-                return None
-            if not table.is_alone():
                 return None
         self._used[id(value)] = table
         return table
@@ -110,10 +110,12 @@ class Tables:
         """Forget the tables that were not found since the last call."""
         self._known, self._used = self._used, {}
 
-    def contain(self, ids: Iterable[int]) -> bool:
-        """Whether one of some ids is that of a container inside of a table."""
+    def bar(self, ids: Iterable[int]) -> bool:
+        """Bar the tables that contain one of some ids, so that they are no longer found; whether there are any."""
         array = np.fromiter(ids, np.intp)
-        return any(table.contains_one(array) for table in self._known.values())
+        barred = {key for key, table in self._known.items() if table.has_inside(array)}
+        self._barred |= barred
+        return bool(barred)
 
 
 def _nested(value: Any) -> Any:

@@ -1155,6 +1155,36 @@ class InATuple(Walk):
 
 
 @kind()
+class Renamed(Walk):
+    """A key of a table changes, and what it stands for remains."""
+
+    def begin(self):
+        self.rows = {f"room {i}": [i] for i in range(9)}
+
+    def play(self):
+        if self.at == 5:
+            self.rows["exit"] = self.rows.pop("room 8")
+
+    def value(self):
+        return "exit" in self.rows
+
+
+@kind()
+class Shifted(Walk):
+    """A number moves from the end of a row to the start of the next."""
+
+    def begin(self):
+        self.rows = [[i, 0.5] for i in range(9)]
+
+    def play(self):
+        if self.at == 5:
+            self.rows[4].insert(0, self.rows[3].pop())
+
+    def value(self):
+        return len(self.rows[3])
+
+
+@kind()
 class Leaves(Walk):
     """Leaves that change in place, of which one has a second name."""
 
@@ -1196,7 +1226,21 @@ def test_every_kind_of_state_continues_exactly(cls):
 
 
 UNORDERED = {Sets, Keys}  # another order of a set is another text
-STILL = {ReadOnly, Staged, Strategy, Defaults, Kind, EmptiedCell, Gone, Sentinel, Table, Equal, Constants}
+STILL = {
+    ReadOnly,
+    Renamed,
+    Shifted,
+    Staged,
+    Strategy,
+    Defaults,
+    Kind,
+    EmptiedCell,
+    Gone,
+    Sentinel,
+    Table,
+    Equal,
+    Constants,
+}
 
 
 @pytest.mark.parametrize("cls", [cls for cls, refusal in KINDS.items() if refusal], ids=lambda cls: cls.__name__)
@@ -1210,7 +1254,7 @@ def test_what_cannot_continue_is_refused_and_nothing_changes(cls):
     assert play(target, 20, 5) == play(twin, 20, 5)
 
 
-TABLES = [Table, Equal, Inside, Exchange, Replacement, InATuple, Leaves, Twice]
+TABLES = [Table, Equal, Inside, Exchange, Replacement, InATuple, Renamed, Shifted, Leaves, Twice]
 
 
 @pytest.mark.parametrize("saves", [range(15), [0, 6], [6, 7, 8]], ids=str)
@@ -1599,3 +1643,46 @@ def test_continues_in_another_process(tmp_path):
         printed.append(json.loads(run.stdout))
     assert printed[0] == printed[1]
     assert len({reward for step in printed[0] for reward in step}) == 40
+
+
+HASHED = """
+import gymnasium as gym
+import numpy as np
+from pgtorch.environment.state import take_state
+
+WORDS = {"alpha", "beta", "gamma", "delta", "epsilon"}
+FIRST, SECOND, THIRD, FOURTH = 1.0, 2.0, 3.0, 4.0
+
+
+class Hashed(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,), np.float32), gym.spaces.Discrete(2)
+    NAMES = frozenset({"a", "b", "c", "d", ("e", 1)})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), FIRST + SECOND + THIRD + FOURTH + len(WORDS | self.NAMES), False, False, {}
+
+
+env = Hashed()
+for space in (env.observation_space, env.action_space):
+    space.seed(0)
+env.reset(seed=0)
+"""
+
+
+def test_a_state_does_not_depend_on_the_hashes_of_a_process():
+    """The hashes of strings, and with them the order of sets, are others in each process."""
+    states = set()
+    for seed in "123":
+        done = subprocess.run(
+            [sys.executable, "-c", HASHED + "print(take_state(env))"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        states.add(done.stdout)
+    assert len(states) == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import random
 
 import numpy as np
@@ -57,16 +58,30 @@ def test_the_callers_streams_return(ends):
     assert not set(inside) & set(expected)
 
 
+def changed(part, place, value):
+    """A state with another value at a place of a part."""
+
+    def change(state):
+        items = json.loads(state[part])
+        items[place] = value(items[place]) if callable(value) else value
+        return state | {part: json.dumps(items)}
+
+    return change
+
+
 WRONG = {
     "none": lambda state: None,
     "empty": lambda state: {},
-    "python": lambda state: state | {"random": [3, [1, 2], None]},
-    "python's version": lambda state: state | {"random": [1, *state["random"][1:]]},
-    "words": lambda state: state | {"numpy": ["MT19937", [1, 2], *state["numpy"][2:]]},
-    "more words": lambda state: state | {"numpy": ["MT19937", [*state["numpy"][1], 1], *state["numpy"][2:]]},
-    "name": lambda state: state | {"numpy": ["PCG64", *state["numpy"][1:]]},
-    "beyond": lambda state: state | {"numpy": [*state["numpy"][:2], 10**9, 0, 0.0]},  # NumPy accepts it
-    "before": lambda state: state | {"numpy": [*state["numpy"][:2], -1, 0, 0.0]},
+    "no text": lambda state: state | {"random": [3, [], None]},
+    "no JSON": lambda state: state | {"numpy": "x"},
+    "too short": lambda state: state | {"numpy": "[1]"},
+    "python": changed("random", 1, [1, 2]),
+    "python's version": changed("random", 0, 1),
+    "words": changed("numpy", 1, [1, 2]),
+    "more words": changed("numpy", 1, lambda words: [*words, 1]),
+    "name": changed("numpy", 0, "PCG64"),
+    "beyond": changed("numpy", 2, 10**9),  # NumPy accepts it
+    "before": changed("numpy", 2, -1),
     "torch": lambda state: state | {"torch": state["torch"][:-1]},
     "no tensor": lambda state: state | {"torch": [1, 2]},
 }
