@@ -258,6 +258,9 @@ def as_global_stream(generator: Generator) -> Iterator[None]:
 
     For what takes no generator: `torch.distributions`, dropout, the first weights of a module.
     """
+    if generator is torch.default_generator:  # the global stream itself
+        yield
+        return
     outside = torch.get_rng_state()
     torch.set_rng_state(generator.get_state())
     try:

@@ -158,6 +158,7 @@ class TorchOptimizer(Optimizer):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
+        self._optimizer.state.clear()
         for name, tensor in state.items():
             slot, _, index = name.rpartition(".")
             self._optimizer.state[self.parameters[int(index)]][slot] = tensor.clone()
@@ -197,4 +198,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate:
     own: dict[str, Callable[[Iterable[nn.Parameter], float], Optimizer]] = {"sgd": SGD, "adam": Adam}
     if name in own:
         return own[name](parameters, learning_rate)
-    return TorchOptimizer(parameters, learning_rate, name.removeprefix("torch.optim."))
+    prefix, _, kind = name.rpartition(".")
+    if prefix != "torch.optim":
+        raise ValueError(f"optimizer must be sgd, adam or a class of torch.optim, got {name!r}")
+    return TorchOptimizer(parameters, learning_rate, kind)

@@ -308,3 +308,13 @@ def test_no_head_for_what_cannot_be_drawn(space):
     with pytest.raises(TypeError, match=r"^action space must be Discrete, .* in one dimension, got ") as caught:
         head_of(space)
     assert str(space) in str(caught.value)
+
+
+def test_the_global_stream_as_its_own_stream_moves_on():
+    """Put back after the draw, it would give the same draws every time."""
+    draws = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(2):
+            with as_global_stream(torch.default_generator):
+                draws.append(torch.rand(()).item())
+    assert draws[0] != draws[1]

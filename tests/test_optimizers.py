@@ -193,3 +193,20 @@ def test_names_stand_for_their_classes():
 def test_what_is_no_optimizer_is_refused(name, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1)
+
+
+def test_an_empty_state_is_taken_over_too():
+    """That of an optimizer that has not stepped yet."""
+    (parameter,) = parameters = [nn.Parameter(torch.zeros(2))]
+    optimizer = make_optimizer("torch.optim.RMSprop", parameters, 0.1)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state_dict()
+    optimizer.load_state_dict({})
+    assert optimizer.state_dict() == {}
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "newton", "optim.RMSprop"])
+def test_a_class_of_torch_has_its_whole_name(name):
+    with pytest.raises(ValueError, match=f"torch.optim, got '{name}'"):
+        make_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1)

@@ -191,4 +191,6 @@ def make_stepper(env: VectorEnv[Any, Any, Any]) -> Stepper:
 
 def _one(batch: Any, index: int) -> Any:
     """One environment's observation of a batch; of a native environment, or of Gymnasium's objects in an array."""
-    return {key: _one(part, index) for key, part in batch.items()} if isinstance(batch, dict) else batch[index]
+    if isinstance(batch, dict):
+        return {key: _one(part, index) for key, part in batch.items()}
+    return tuple(_one(part, index) for part in batch) if isinstance(batch, tuple) else batch[index]

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support import ENDS, MODES, CountingEnv, counting
 
+from pgtorch.environment import autoreset
 from pgtorch.environment.autoreset import Disabled, NextStep, SameStep, make_stepper
 from pgtorch.environment.checks import ContractError, NonFiniteError
 
@@ -278,3 +279,13 @@ def test_a_step_that_returns_something_else_is_named(returned):
     env.step = lambda actions: returned
     with pytest.raises(ContractError, match=r"^step must return \(observation, .*\), got .*, at step 1$"):
         stepper.step(np.zeros(2, np.int64))
+
+
+def test_one_environment_of_a_batch_in_parts():
+    """As native vector environments batch a `Tuple` or `Dict`: a part each, not an environment each."""
+    batch = {"a": np.array([1, 2]), "b": (np.array([3, 4]), np.array([[5], [6]]))}
+    one = autoreset._one(batch, 1)
+    assert one["a"] == 2
+    assert isinstance(one["b"], tuple)
+    assert one["b"][0] == 4
+    assert one["b"][1].tolist() == [6]
