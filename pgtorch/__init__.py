@@ -4,7 +4,7 @@ The core, in reading order:
     policies         what maps an observation to a distribution of actions; the lesson's one bias
     losses           -mean(log pi * multiplier)
     manual_gradient  the same gradient by the chain rule, a factor a line
-    trainer          one update: collect, weigh, loss, backward, check, step
+    trainer          one update: guess, weigh, loss, derive, check, step
     rollout          what the policy saw, did and got, and how it is collected
     returns          what multiplies log pi: rewards, returns, advantages
     networks         policy and value function of tanh layers

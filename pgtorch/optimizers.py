@@ -37,7 +37,7 @@ class Optimizer:
         gradients = (parameter.grad for parameter in self.parameters if parameter.grad is not None)
         return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
 
-    def clip(self, norm: float, max_norm: float) -> None:
+    def clip(self, norm: float, *, max_norm: float) -> None:
         """Shorten gradients of this norm to `max_norm`; shorter ones stay."""
         if norm > max_norm:
             for parameter in self.parameters:

@@ -102,6 +102,7 @@ class RolloutCollector:
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
+        *,
         num_steps: int,
         seed: int,
         normalize_observation: ObservationNormalizer | None = None,
@@ -143,7 +144,7 @@ class RolloutCollector:
             actions.append(action)
             step = stepper.step(action)
             reward[t], terminated[t], truncated[t], valid[t] = step.reward, step.terminated, step.truncated, step.valid
-            self.episodes.record(step.reward, step.valid, step.ended)
+            self.episodes.record(step.reward, valid=step.valid, ended=step.ended)
             if step.final is not None:
                 who, last = step.final
                 final.append((t, torch.from_numpy(who), torch.as_tensor(self._seen(last), dtype=torch.float32)))
@@ -153,7 +154,7 @@ class RolloutCollector:
         if self.normalize_observation is not None:  # scales move between rollouts, never within one
             self.normalize_observation.moments.update(raw[:num_steps][valid])
         if self.normalize_reward is not None:
-            self.normalize_reward.update(reward, terminated | truncated, valid)
+            self.normalize_reward.update(reward, ended=terminated | truncated, valid=valid)
             scaled = torch.from_numpy(self.normalize_reward(reward))
         self.rollout = Rollout(
             observation=seen,

@@ -66,12 +66,13 @@ class Trainer:
         if self.value_function is not None:
             rate = config.value_learning_rate or config.learning_rate
             self.optimizers["value"] = make_optimizer(config.optimizer, self.value_function.parameters(), rate)
+        size = gym.spaces.flatdim(spaces[0])
         self.collector = RolloutCollector(
             self.env,
-            config.num_steps,
-            config.seed,
-            ObservationNormalizer(gym.spaces.flatdim(spaces[0])) if config.normalize_observations else None,
-            RewardNormalizer(config.num_envs, config.discount) if config.normalize_rewards else None,
+            num_steps=config.num_steps,
+            seed=config.seed,
+            normalize_observation=ObservationNormalizer(size) if config.normalize_observations else None,
+            normalize_reward=RewardNormalizer(config.num_envs, config.discount) if config.normalize_rewards else None,
         )
         self.num_updates = 0
         self.num_env_steps = 0
@@ -171,7 +172,7 @@ class Trainer:
         done = (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 0.0
         for name, optimizer in self.optimizers.items():
             if config.max_gradient_norm is not None:
-                optimizer.clip(norms[name], config.max_gradient_norm)
+                optimizer.clip(norms[name], max_norm=config.max_gradient_norm)
             optimizer.step(1 - done)
         return figures
 

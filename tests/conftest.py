@@ -9,8 +9,6 @@ pytest.register_assert_rewrite("support")
 
 import support  # noqa: E402 -- after the line above
 
-ROOT = support.ROOT
-
 torch.set_num_threads(1)  # here, not in a fixture: those of a module come first, and two threads may be far slower
 
 

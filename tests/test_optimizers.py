@@ -167,7 +167,7 @@ def test_clip_shortens_long_gradients_and_keeps_their_direction():
 @pytest.mark.parametrize("max_norm", [5.0, 6.0])
 def test_clip_leaves_short_gradients(max_norm):
     optimizer = with_gradients([3.0, 0.0], [0.0, 4.0])
-    optimizer.clip(5.0, max_norm)
+    optimizer.clip(5.0, max_norm=max_norm)
     assert [p.grad.tolist() for p in optimizer.parameters] == [[3.0, 0.0], [0.0, 4.0]]
 
 

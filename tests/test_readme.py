@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from matplotlib.image import imread
+from support import ROOT
 
 from pgtorch import TrainConfig, train
 

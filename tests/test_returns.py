@@ -280,7 +280,7 @@ def value_of(observation):
 
 def played(mode, ends, rollouts=3):
     """The last of some rollouts of 9 steps in 3 environments."""
-    collector, generator = RolloutCollector(counting(mode, 3, ENDS[ends]), 9, seed=0), seeded()
+    collector, generator = RolloutCollector(counting(mode, 3, ENDS[ends]), num_steps=9, seed=0), seeded()
     return [collector.collect(RandomPolicy(), generator) for _ in range(rollouts)][-1]
 
 

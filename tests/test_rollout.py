@@ -16,7 +16,7 @@ from pgtorch.rollout import Batch
 def collected(mode, *, num_envs=3, num_steps=7, rollouts=1, ends="terminated", seed=0):
     """Some rollouts of a uniform policy, the environments, and the statistics of their episodes."""
     env = counting(mode, num_envs, ENDS[ends])
-    collector, generator = RolloutCollector(env, num_steps, seed=0), seeded(seed)
+    collector, generator = RolloutCollector(env, num_steps=num_steps, seed=0), seeded(seed)
     return [collector.collect(RandomPolicy(), generator) for _ in range(rollouts)], env.envs, collector.episodes
 
 
@@ -90,7 +90,7 @@ def test_next_step_mode_has_filler_rows_and_marks_them():
 def test_filler_of_all_environments_at_once_is_not_stored():
     """One-step episodes in NEXT_STEP mode: every second step is filler, and no row of it is kept."""
     env = gym.make_vec("Restaurant-v0", num_envs=4, autoreset_mode=AutoresetMode.NEXT_STEP)
-    collector = RolloutCollector(env, 10, seed=0)
+    collector = RolloutCollector(env, num_steps=10, seed=0)
     rollout = collector.collect(BiasPolicy(), seeded())
     assert rollout.valid.all()
     assert rollout.all_valid
@@ -133,7 +133,7 @@ def test_some_rows_of_a_batch():
 
 def test_actions_are_drawn_not_arg_maxed():
     env = gym.make_vec("Restaurant-v0", num_envs=1000)
-    rollout = RolloutCollector(env, 5, seed=0).collect(BiasPolicy(weight=0.0, bias=-1.0), seeded())
+    rollout = RolloutCollector(env, num_steps=5, seed=0).collect(BiasPolicy(weight=0.0, bias=-1.0), seeded())
     p_norm = 1 / (1 + np.exp(1.0))
     frequency = rollout.action.double().mean().item()
     assert abs(frequency - p_norm) < 5 * np.sqrt(p_norm * (1 - p_norm) / 5000)  # n = 5,000, 5 standard errors
@@ -141,7 +141,9 @@ def test_actions_are_drawn_not_arg_maxed():
 
 def test_actions_are_those_of_the_noise_drawn_before():
     policy = BiasPolicy(bias=-9.0)
-    rollout = RolloutCollector(gym.make_vec("Restaurant-v0", num_envs=6), 20, seed=0).collect(policy, seeded(4))
+    rollout = RolloutCollector(gym.make_vec("Restaurant-v0", num_envs=6), num_steps=20, seed=0).collect(
+        policy, seeded(4)
+    )
     draws = torch.rand(20, 6, generator=seeded(4))
     expected = [policy.sample(*pair) for pair in zip(rollout.observation[:-1], draws, strict=True)]
     assert torch.equal(rollout.action, torch.stack(expected))
@@ -152,7 +154,7 @@ def test_the_generator_makes_the_actions_and_the_seed_the_environment():
     def observed(seed, generator, kind=RandomPolicy):
         env = gym.make_vec("CartPole-v1", num_envs=2)
         policy = MLPPolicy(env.single_observation_space, env.single_action_space) if kind is MLPPolicy else kind()
-        return RolloutCollector(env, 10, seed).collect(policy, generator)
+        return RolloutCollector(env, num_steps=10, seed=seed).collect(policy, generator)
 
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -172,7 +174,7 @@ def test_the_generator_makes_the_actions_and_the_seed_the_environment():
 def test_the_seed_is_for_the_first_reset_only(mode):
     """Kills a seed that is handed out again at each reset: the same hungers would come over and over."""
     env = gym.make_vec("Restaurant-v0", num_envs=2, autoreset_mode=mode)
-    rollout = RolloutCollector(env, 50, seed=0).collect(BiasPolicy(), seeded())
+    rollout = RolloutCollector(env, num_steps=50, seed=0).collect(BiasPolicy(), seeded())
     assert len(rollout.observation.unique()) > 90
 
 
@@ -182,7 +184,7 @@ def test_the_seed_is_for_the_first_reset_only(mode):
 def test_reward_belongs_to_observation_and_action():
     """With certain orders the reward follows from the row itself."""
     env = gym.make_vec("Restaurant-v0", num_envs=50, large_portion_probability=(0.0, 1.0))
-    rollout = RolloutCollector(env, 20, seed=0).collect(BiasPolicy(weight=0.0), seeded())
+    rollout = RolloutCollector(env, num_steps=20, seed=0).collect(BiasPolicy(weight=0.0), seeded())
     hungry = rollout.observation[:-1].squeeze(-1) > 0.5
     expected = torch.where(hungry == (rollout.action == 1), 1.0, -1.0)
     assert torch.equal(rollout.reward, expected)
@@ -196,7 +198,7 @@ def test_a_policy_sees_its_own_row():
         def sample(self, observation, noise):
             return (observation.squeeze(-1) > 0.5).long()
 
-    rollout = RolloutCollector(gym.make_vec("Restaurant-v0", num_envs=9), 8, seed=0).collect(Sees(), seeded())
+    rollout = RolloutCollector(gym.make_vec("Restaurant-v0", num_envs=9), num_steps=8, seed=0).collect(Sees(), seeded())
     assert torch.equal(rollout.action == 1, rollout.observation[:-1].squeeze(-1) > 0.5)
 
 
@@ -204,7 +206,7 @@ def test_a_policy_sees_its_own_row():
 def test_rewards_of_any_size_are_kept_as_paid(scale):
     """Kills a clipped reward."""
     env = gym.make_vec("Restaurant-v0", num_envs=4, reward_scale=scale)
-    rollout = RolloutCollector(env, 3, seed=0).collect(BiasPolicy(), seeded())
+    rollout = RolloutCollector(env, num_steps=3, seed=0).collect(BiasPolicy(), seeded())
     assert (rollout.reward.abs() == np.float32(scale)).all()
     assert torch.equal(rollout.scaled_reward, rollout.reward)
 
@@ -253,7 +255,7 @@ def test_spaces_of_every_kind(mode, action_space):
     env = SyncVectorEnv([lambda: Everything(action_space)] * 2, autoreset_mode=mode)
     with as_global_stream(seeded()):
         policy = MLPPolicy(env.single_observation_space, action_space)
-    rollout = RolloutCollector(env, 6, seed=0).collect(policy, seeded())
+    rollout = RolloutCollector(env, num_steps=6, seed=0).collect(policy, seeded())
     assert rollout.observation.shape == (7, 2, 4 + 3 + 2 + 2 + 3)
     assert rollout.observation[:, :, 11:].sum(-1).eq(1).all()  # one-hot; a Dict has its keys in alphabetical order
     log_prob = policy.log_prob(rollout.rows(rollout.observation[:-1]), rollout.rows(rollout.action))
@@ -281,7 +283,7 @@ def test_refuses_spaces_it_cannot_store(space, message):
 
     env = SyncVectorEnv([Strange])
     with pytest.raises(TypeError, match=message):
-        RolloutCollector(env, 1, seed=0)
+        RolloutCollector(env, num_steps=1, seed=0)
 
 
 # Normalization, and a rollout that is never changed
@@ -289,13 +291,19 @@ def test_refuses_spaces_it_cannot_store(space, message):
 
 def normalized(num_steps=50):
     env = counting(AutoresetMode.NEXT_STEP, 3, ENDS["all three"])
-    return RolloutCollector(env, num_steps, 0, ObservationNormalizer(3), RewardNormalizer(3, 0.9))
+    return RolloutCollector(
+        env,
+        num_steps=num_steps,
+        seed=0,
+        normalize_observation=ObservationNormalizer(3),
+        normalize_reward=RewardNormalizer(3, 0.9),
+    )
 
 
 def test_observations_and_rewards_are_normalized_but_statistics_are_not():
     """Observations by the moments before the rollout, rewards by those after it."""
     collector = normalized()
-    raw = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3, ENDS["all three"]), 50, 0)
+    raw = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3, ENDS["all three"]), num_steps=50, seed=0)
     for number in range(3):
         observed = copy.deepcopy(collector.normalize_observation.moments)
         rollout, plain = (each.collect(RandomPolicy(), seeded(number)) for each in (collector, raw))
@@ -318,7 +326,7 @@ def test_observations_and_rewards_are_normalized_but_statistics_are_not():
 def test_moments_take_in_real_rows_only():
     """Those of the valid observations of all rollouts, unscaled, and none of the last ones, which come again."""
     collector = normalized(num_steps=20)
-    raw = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3, ENDS["all three"]), 20, 0)
+    raw = RolloutCollector(counting(AutoresetMode.NEXT_STEP, 3, ENDS["all three"]), num_steps=20, seed=0)
     seen = []
     for number in range(3):
         collector.collect(RandomPolicy(), seeded(number))
@@ -341,8 +349,12 @@ def tensors(rollout):
 def test_a_rollout_is_never_changed_after_it_was_made(scaled):
     """Three in a row share no memory with each other or with the environment, and keep their numbers."""
     env = counting(AutoresetMode.SAME_STEP, 3, ENDS["all three"])
-    normalizers = (ObservationNormalizer(3), RewardNormalizer(3, 0.9)) if scaled else (None, None)
-    collector, generator = RolloutCollector(env, 7, 0, *normalizers), seeded()
+    normalizers = (
+        {"normalize_observation": ObservationNormalizer(3), "normalize_reward": RewardNormalizer(3, 0.9)}
+        if scaled
+        else {}
+    )
+    collector, generator = RolloutCollector(env, num_steps=7, seed=0, **normalizers), seeded()
     rollouts, kept = [], []
     for _ in range(3):
         rollouts.append(collector.collect(RandomPolicy(), generator))
@@ -380,5 +392,5 @@ def test_a_policys_own_action_is_not_shared_with_the_environment():
         return returned
 
     env.step = spoil
-    rollout = RolloutCollector(env, 4, seed=0).collect(Fixed(), seeded())
+    rollout = RolloutCollector(env, num_steps=4, seed=0).collect(Fixed(), seeded())
     assert (rollout.action == 3).all()

@@ -112,10 +112,9 @@ class StopSignals:
         return self.number != 0
 
     def _receive(self, number: int, _frame: object) -> None:
-        in_worker = os.getpid() != self._owner  # which inherits this, and leaves Ctrl-C to its parent
-        if in_worker and number == signal.SIGINT:
+        if os.getpid() != self._owner:  # a worker, which inherits this and ends with its parent
             return
-        if in_worker or self.number:
+        if self.number:
             os._exit(128 + number)
         self.number = number
 

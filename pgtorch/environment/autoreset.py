@@ -89,7 +89,14 @@ class Stepper:
                 require_finite(final, "final observation", self.steps_taken)
         else:
             self.resetting = ended
-        return Transition(reward, terminated, truncated, ended, valid, None if final is None else (cut, final))
+        return Transition(
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            ended=ended,
+            valid=valid,
+            final=None if final is None else (cut, final),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on beside the environment, as plain types and tensors; nothing is shared."""

@@ -26,7 +26,7 @@ class EpisodeStatistics:
         self.length = np.zeros(num_envs, np.int32)  # [N]
         self._start_over()
 
-    def record(self, reward: NDArray[Any], valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
+    def record(self, reward: NDArray[Any], *, valid: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
         """Count one step of every environment.
 
         Args:

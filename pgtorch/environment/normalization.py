@@ -97,7 +97,7 @@ class RewardNormalizer:
         normalized: NDArray[np.floating] = np.clip(reward / scale, -CLIP, CLIP)
         return normalized
 
-    def update(self, reward: NDArray[np.floating], ended: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+    def update(self, reward: NDArray[np.floating], *, ended: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
         """Take in a rollout, each [T, N]."""
         returns = np.empty(reward.shape)
         for t in range(len(reward)):

@@ -3,6 +3,6 @@
 `exact.py` and `trajectories.py` compute expected gradients without sampling; each `*_rows.py` compares one part of the
 core with another way to the same number; `suite.py` says which rows a policy and an environment get.
 
-Only `pgtorch.scale` and `pgtorch.commands` import this room; it imports the core and `pgtorch.lesson`. Everything drawn
+Only `pgtorch.commands` imports this room; it imports the core and `pgtorch.lesson`. Everything drawn
 here comes from a generator made from the `seed` argument, so a row repeats, and torch's global stream is not touched.
 """

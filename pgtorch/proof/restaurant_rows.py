@@ -87,7 +87,7 @@ def _samples(model: RestaurantModel, bias: float, env_id: str, kwargs: dict[str,
     """Gradients of batches of visits, played and weighed as in training, [BATCHES, 1]."""
     policy = _policy(model, bias)
     env = gym.make_vec(env_id, num_envs=VISITS, **kwargs)
-    collector, found = RolloutCollector(env, 1, seed=generator.initial_seed()), []
+    collector, found = RolloutCollector(env, num_steps=1, seed=generator.initial_seed()), []
     for _ in range(BATCHES):
         rollout = collector.collect(policy, generator)
         observation, action, reward = map(rollout.rows, (rollout.observation[:-1], rollout.action, rollout.reward))

@@ -24,7 +24,7 @@ def rollout_rows(subject: str, *, seed: int) -> Iterator[Row]:
     env = gym.make_vec("CartPole-v1", num_envs=16)
     with as_global_stream(generator):
         policy = MLPPolicy(env.single_observation_space, env.single_action_space, ())
-    collector = RolloutCollector(env, 128, seed=seed)
+    collector = RolloutCollector(env, num_steps=128, seed=seed)
     rollout = collector.collect(policy, generator)
     env.close()
     rewards = rollout.rows(rollout.reward)

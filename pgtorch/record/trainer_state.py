@@ -49,10 +49,11 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         CheckpointError: If the state does not fit; the message names the part.
     """
     live, saved = take_trainer_state(trainer), dict(state)
-    try:  # these two are checked by those that put them back
-        streams, environment = (saved.pop(name) for name in ("streams", "environment") if live.pop(name))
-    except KeyError as error:
-        raise CheckpointError(f"trainer must have the key {error}") from error
+    for name in ("streams", "environment"):
+        if name not in saved:
+            raise CheckpointError(f"trainer must have the key {name!r}")
+        del live[name]  # checked below, by what puts it back
+    streams, environment = saved.pop("streams"), saved.pop("environment")
     for name, optimizer in trainer.optimizers.items():
         with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
             live["optimizers"][name] = optimizer.expected_state(saved["optimizers"][name])

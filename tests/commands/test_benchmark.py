@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from calling import call
+from support import call
 
 
 def test_rows_beside_their_rivals(run_script, tmp_path):

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from calling import call
 from moviepy import VideoFileClip
+from support import call
 
 from pgtorch import TrainConfig, train
 

@@ -3,7 +3,7 @@ import json
 import re
 
 import pytest
-from calling import call
+from support import call
 
 from pgtorch import TrainConfig
 from pgtorch.record.metrics import read_metrics

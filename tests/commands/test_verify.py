@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from calling import call
+from support import call
 
 MINE = """
 from gymnasium import spaces

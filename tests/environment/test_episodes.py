@@ -10,8 +10,8 @@ RETURN, LENGTH = "rollout/episode_return", "rollout/episode_length"
 def record(episodes, *, reward, ended, valid=True):
     """One step; what is a single value is that of every environment."""
     size = len(episodes.total)
-    parts = (np.broadcast_to(part, size).copy() for part in (reward, valid, ended))
-    episodes.record(*parts)
+    reward, valid, ended = (np.broadcast_to(part, size).copy() for part in (reward, valid, ended))
+    episodes.record(reward, valid=valid, ended=ended)
 
 
 def test_each_episode_is_counted_once_when_it_ends():
@@ -55,7 +55,7 @@ def test_returns_are_summed_in_double_precision():
     """10,000 rewards of 0.1 in float32, as environments pay them."""
     episodes, reward = EpisodeStatistics(1), np.full(1, 0.1, np.float32)
     for step in range(10_000):
-        episodes.record(reward, np.ones(1, np.bool_), np.array([step == 9_999]))
+        episodes.record(reward, valid=np.ones(1, np.bool_), ended=np.array([step == 9_999]))
     assert episodes.figures()[RETURN] == pytest.approx(10_000 * float(np.float32(0.1)), rel=1e-12)
 
 

@@ -33,11 +33,11 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
     normalize = RewardNormalizer(2, 0.5)
     reward = np.array([[1.0, 2.0], [1.0, 4.0], [1.0, 8.0]])
     ended = np.array([[False, False], [False, True], [False, False]])
-    normalize.update(reward, ended, np.ones((3, 2), bool))
+    normalize.update(reward, ended=ended, valid=np.ones((3, 2), bool))
     returns = np.array([1.0, 2.0, 1.5, 5.0, 1.75, 8.0])
     np.testing.assert_allclose(normalize.moments.variance, returns.var())
     np.testing.assert_allclose(normalize(np.array([-3.0])), [-3.0 / np.sqrt(returns.var() + 1e-8)])
-    normalize.update(reward[:1], ended[:1], np.array([[True, False]]))  # filler moves nothing
+    normalize.update(reward[:1], ended=ended[:1], valid=np.array([[True, False]]))  # filler moves nothing
     np.testing.assert_allclose(normalize.moments.variance, np.append(returns, 1 + 1.75 / 2).var())
 
 
@@ -60,11 +60,12 @@ def test_moments_are_accumulated_in_double_precision():
 def test_state_is_taken_and_put_without_sharing(mid_episode):
     def rollout(seed):
         rng = np.random.default_rng(seed)
-        return rng.normal(size=(9, 2)), rng.random((9, 2)) < 0.2, np.ones((9, 2), np.bool_)
+        reward, ended = rng.normal(size=(9, 2)), rng.random((9, 2)) < 0.2
+        return {"reward": reward, "ended": ended, "valid": np.ones((9, 2), np.bool_)}
 
     observations, rewards = ObservationNormalizer(2), RewardNormalizer(2, 0.9)
-    observations.moments.update(rollout(0)[0])
-    rewards.update(*rollout(0))
+    observations.moments.update(rollout(0)["reward"])
+    rewards.update(**rollout(0))
     assert rewards.discounted.any()
     others = ObservationNormalizer(2), RewardNormalizer(2, 0.9)
     for normalizer, other in zip((observations, rewards), others, strict=True):
@@ -80,5 +81,5 @@ def test_state_is_taken_and_put_without_sharing(mid_episode):
     for normalizer, other in zip((observations, rewards), others, strict=True):
         assert np.array_equal(normalizer(row), other(row))
     for each in (rewards, others[1]):
-        each.update(*rollout(1))
+        each.update(**rollout(1))
     assert np.array_equal(rewards(row), others[1](row))
