@@ -1,25 +1,25 @@
 """pgtorch: policy gradients that you can read, check and trust.
 
 The core, in reading order:
-    policies         what maps an observation to a distribution of actions; the lesson's one bias
+    policies         map an observation to a distribution of actions; the lesson's one bias
     losses           -mean(log pi * multiplier)
-    manual_gradient  the same gradient by the chain rule, a factor a line
+    manual_gradient  the same gradient by the chain rule, one factor per line
     trainer          one update: guess, weigh, loss, derive, check, step
-    rollout          what the policy saw, did and got, and how it is collected
+    rollout          collects what the policy saw, did and got
     returns          what multiplies log pi: rewards, returns, advantages
     networks         policy and value function of tanh layers
 
-What the core stands on: distributions, optimizers, gradient_check, config (every setting) with limits (their checks).
+The core builds on distributions, optimizers, gradient_check, config (every setting) and limits (their checks).
 run is the outer loop around the trainer: `train` and `resume`, which write to disk.
 
 The rooms:
     environment/     between the trainer and Gymnasium
     lesson/          the restaurants: closed forms, one visit step by step, the story
-    record/          what a run leaves: metrics, TensorBoard, checkpoints, pictures, evaluation
-    proof/           every gradient found twice
+    record/          what a run writes: metrics, TensorBoard, checkpoints, pictures, evaluation
+    proof/           every gradient found in two ways
     commands/        `pgtorch train`, `pgtorch evaluate`, ...
 
-A public name loads its module when it is first used, so `import pgtorch` loads neither torch nor gymnasium.
+A public name loads its module on first use, so `import pgtorch` loads neither torch nor gymnasium.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ __all__ = ["__version__", *_MODULE_OF, *_ROOMS]  # noqa: PLE0604 -- all strings
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name or a room (PEP 562: called for what is not there yet)."""
+    """Load a public name or a room (PEP 562: called for names that are not loaded yet)."""
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 -- takes as long as starting Python
 
@@ -94,7 +94,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps the public function `manual_gradient` when Python, having imported the module, stores it by that name."""
+    """Keeps the public function `manual_gradient` when Python stores the imported module under that name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULE_OF and isinstance(value, ModuleType)):

@@ -15,31 +15,31 @@ from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, describ
 
 COMMANDS = {
     "train": "train a policy; without flags, the lesson",
-    "evaluate": "play fresh episodes with the policy of a run",
-    "verify": "compare every gradient with another way of finding it",
+    "evaluate": "play fresh episodes with a run's policy",
+    "verify": "find every gradient in two ways and compare them",
     "lesson": "tell the lesson in the terminal, in five acts",
-    "benchmark": "measure speeds beside other code",
+    "benchmark": "compare the speed with other code",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and end this process with its exit status.
 
-    The status is 0, 1 if the work failed, 2 if it could not begin, or 128 + n after signal n.
+    The status is 0, 1 if the work failed, 2 if it could not start, or 128 + n after signal n.
 
     Args:
-        arguments: The command and its flags; None takes those of this process.
+        arguments: The command and its flags; None uses `sys.argv`.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # `train` sets its own, once it has something to save
         signal.signal(number, lambda number, _: os._exit(128 + number))
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has left
+    except BrokenPipeError:  # the reader of the output has closed it
         status = 128 + signal.SIGPIPE
     except Exception as error:
         status = complain(describe(error), FAILED)
-    os._exit(status)  # Python's own way out takes half a second with torch, and forgets the handlers meanwhile
+    os._exit(status)  # a normal exit takes half a second with torch, and drops the signal handlers first
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         return complain(f"there is no command {name!r}{guess}", WRONG_INPUT)
     warn_in_one_line()
     sys.path.append("")  # the current folder, for the user's own module:Id and module:Class
-    gc.disable()  # what imports make, stays: looking for garbage among it takes a fifth of the start-up
+    gc.disable()  # imported objects stay alive: searching them for garbage takes a fifth of the startup
     importlib.import_module("pgtorch.lesson")  # registers Restaurant-v0, so that its plain id works
     command = importlib.import_module(f"pgtorch.commands.{name}")
     gc.freeze()

@@ -14,7 +14,7 @@ MOST_ROWS = 2**27  # of a rollout: a few gigabytes
 
 LESSON = "restaurant_env:Restaurant-v0"
 
-# What suits an environment that nobody tuned for: many environments at once, advantages, everything on a scale of 1.
+# For an environment without tuned settings: many environments at once, advantages, everything on a scale of about 1.
 GENERAL: dict[str, Any] = {
     "policy": "mlp",
     "optimizer": "adam",
@@ -35,11 +35,11 @@ GENERAL: dict[str, Any] = {
     "checkpoint_every": 100,
 }
 
-# By environment id, without the module in front: what differs from GENERAL. The lesson is the class's own defaults.
+# By environment id, without its module prefix: what differs from GENERAL. The lesson uses the class's own defaults.
 # CartPole-v1 and Acrobot-v1 play half a million steps, Pendulum-v1 a million.
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"hidden_sizes": (32, 32), "num_envs": 64, "num_steps": 16, "num_updates": 488},
-    "Acrobot-v1": {  # with one step a rollout it settled at -82, whatever else was changed
+    "Acrobot-v1": {  # with one gradient step per rollout it settled at -82, whatever else was changed
         "value_learning_rate": 3e-3,
         "num_steps": 64,
         "num_updates": 488,
@@ -59,7 +59,7 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 def settings_for(env_id: str) -> dict[str, Any]:
-    """The settings that an environment id changes from the lesson's."""
+    """The settings in which an environment id differs from the lesson."""
     name = env_id.rpartition(":")[2]
     return {} if name == LESSON.rpartition(":")[2] else {**GENERAL, **TUNED.get(name, {})}
 
@@ -68,12 +68,12 @@ def settings_for(env_id: str) -> dict[str, Any]:
 class TrainConfig:
     """Settings of a training run.
 
-    The defaults below are the lesson's. Another `env_id` changes some of them, by the tables above; what is given
-    overrides both: `TrainConfig("CartPole-v1", num_envs=8)`.
+    The defaults below are the lesson's. Another `env_id` changes some of them, by the tables above; arguments override
+    both: `TrainConfig("CartPole-v1", num_envs=8)`.
 
     Raises:
-        TypeError: If a setting has the wrong type, or there is none of that name.
-        ValueError: If a setting is outside its range, or two do not fit together.
+        TypeError: If a setting has the wrong type or does not exist.
+        ValueError: If a setting is outside its range, or two contradict each other.
     """
 
     env_id: str = LESSON
@@ -91,13 +91,13 @@ class TrainConfig:
     170."""
 
     target_return: float | None = None
-    """Stop when the mean return of the last 100 episodes reaches this. None plays all updates."""
+    """Stop when the mean return of the last 100 episodes reaches this. None runs all updates."""
 
     policy: Literal["bias", "mlp"] = "bias"
     """bias: the lesson's one parameter; mlp: a network of tanh layers."""
 
     hidden_sizes: tuple[Annotated[int, at_least(1)], ...] = (64, 64)
-    """Units of each hidden layer, for policy and value function alike. No layers make both linear."""
+    """Units of each hidden layer, for both policy and value function. Without layers both are linear."""
 
     optimizer: Annotated[
         str, matching(r"sgd|adam|torch\.optim\.[A-Z]\w*", "sgd, adam or a name such as torch.optim.RMSprop")
@@ -108,7 +108,7 @@ class TrainConfig:
     """Step size of the optimizer."""
 
     value_learning_rate: Annotated[float, above(0)] | None = None
-    """Step size for the value function. None takes the policy's; a larger one mostly helps."""
+    """Step size for the value function. None uses the policy's; a larger one usually helps."""
 
     learning_rate_decay: bool = False
     """Decay the learning rates linearly, to 0 after the last update."""
@@ -120,13 +120,13 @@ class TrainConfig:
     """Steps in each environment between two updates."""
 
     num_epochs: Annotated[int, at_least(1, 10_000)] = 1
-    """Passes over each rollout. More passes learn more from each environment step, and take longer."""
+    """Passes over each rollout. More passes learn more from each environment step, but take longer."""
 
     num_minibatches: Annotated[int, at_least(1, MOST_ROWS)] = 1
-    """Random parts that each pass is split into, with a gradient step each; at most the rows of a rollout."""
+    """Random parts that each pass is split into, one gradient step each; at most the number of rows in a rollout."""
 
     clip_range: Annotated[float, above(0)] = 0.2
-    """With several gradient steps a rollout: stop pushing an action once its probability has changed by this
+    """With several gradient steps per rollout: stop pushing an action once its probability has changed by this
     fraction."""
 
     multiplier: Literal["reward", "return", "reward-to-go", "gae"] = "reward"
@@ -137,10 +137,10 @@ class TrainConfig:
     value."""
 
     discount: Annotated[float, at_least(0, 1)] = 1.0
-    """Gamma: what a reward is worth one step later."""
+    """Gamma: the weight of a reward one step later."""
 
     gae_lambda: Annotated[float, at_least(0, 1)] = 0.95
-    """Lambda of gae. A lower one relies more on the learned values; 1 is unbiased."""
+    """Lambda of gae. A lower value relies more on the learned values; 1 is unbiased."""
 
     standardize: bool = False
     """Subtract the multipliers' mean and divide by their standard deviation, batch by batch."""
@@ -161,24 +161,28 @@ class TrainConfig:
     """Scale discounted returns to standard deviation 1, by running statistics. Logged returns stay unscaled."""
 
     vectorization: Literal["native", "sync", "async"] = "native"
-    """native: the environment's own vector class, or sync if it lacks one; sync: one after another; async: a process
+    """native: the environment's own vector class, or sync if it lacks one; sync: one after another; async: one process
     each."""
 
     step_timeout: Annotated[float, above(0)] = 60.0
     """Longest wait for one step of the environments in other processes, in seconds; only with vectorization async."""
 
     check_gradient: Annotated[int, at_least(0)] = 1
-    """Compare autograd's gradient with the manual one every so many updates, at each of their gradient steps; 0: never.
-    A difference stops the run."""
+    """Compare autograd's gradient with the manual one every this many updates, at each of their gradient steps; 0:
+    never. A mismatch stops the run."""
+
+    check_update: Annotated[int, at_least(0)] = 0
+    """Compare everything learned with a second, plain implementation every so many updates; 0: never. It takes about
+    0.1 milliseconds a row and gradient step. A difference stops the run."""
 
     num_threads: Annotated[int, at_least(1, 1024)] = 1
-    """Torch threads while `train` or `resume` runs; restored afterwards. More make small networks slower."""
+    """Torch threads while `train` or `resume` runs; restored afterwards. More threads slow small networks down."""
 
     run_dir: Path | None = None
-    """The run's own folder. None makes a fresh one under runs/."""
+    """The run's folder. None creates a new one under runs/."""
 
     checkpoint_every: Annotated[int, at_least(0)] = 500
-    """Save everything that --resume needs every so many updates, and at the end; 0: at the end only."""
+    """Save a checkpoint for --resume every this many updates, and at the end; 0: at the end only."""
 
     pictures: bool = True
     """Draw the pictures at the end of the run."""
@@ -199,7 +203,7 @@ ANNOTATIONS = annotations_of(TrainConfig)
 
 
 def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
-    """Set and check every field: what is given, else what the environment's table says, else the default."""
+    """Set and check every field: the given value, else the one in the environment's table, else the default."""
     for name in given:
         if name not in ANNOTATIONS:
             near = difflib.get_close_matches(name, ANNOTATIONS, 1, 0.7)

@@ -1,10 +1,10 @@
 """Action distributions, one for each kind of action space: log-probability, entropy and samples of B rows at once.
 
 They do what `torch.distributions` does, in a third of the time: no argument checks, no broadcasting. Their random
-numbers are an argument: `sample` draws nothing, it turns noise into actions. Actions are as the environment takes them.
+numbers are an argument: `sample` draws nothing, it turns noise into actions. Actions have the environment's format.
 
-`HEADS` is the one table of action spaces. A new space needs its distribution here, its derivation by hand in
-`manual_gradient.py`, and in `environment/spaces.py` what the environment is given.
+`HEADS` is the one table of action spaces. A new space needs a distribution here, a derivation by hand in
+`manual_gradient.py`, and a conversion for the environment in `environment/spaces.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ActionDistribution(Protocol):
 
     @property
     def sample(self) -> Callable[..., Tensor]:
-        """A function that gives an action for each row, [B, *action_shape]; those of this module take their noise."""
+        """A function that returns an action for each row, [B, *action_shape]; in this module it takes noise."""
 
     @property
     def mode(self) -> Tensor:
@@ -66,16 +66,16 @@ class Bernoulli:
         return torch.binary_cross_entropy_with_logits(self.logit, torch.sigmoid(self.logit))
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions, int64: of the line from 0 to 1 the first P(0) is action 0, the rest is action 1.
+        """Actions, int64: 0 if the draw is below P(0), else 1.
 
         Args:
-            noise: Where the draws fall on the line, in [0, 1), of the logit's shape.
+            noise: Uniform draws in [0, 1), of the logit's shape.
         """
         return (noise >= torch.sigmoid(-self.logit)).long()
 
     @property
     def mode(self) -> Tensor:
-        """The likelier action, int64; 0 if both are as likely."""
+        """The likelier action, int64; 0 if both are equally likely."""
         return (self.logit > 0).long()
 
 
@@ -254,9 +254,9 @@ def normal(shape: Sequence[int], generator: Generator) -> Tensor:
 
 @contextmanager
 def as_global_stream(generator: Generator) -> Iterator[None]:
-    """Let everything that draws from torch's global stream draw from `generator`; the global stream stays as it was.
+    """Make everything that draws from torch's global stream draw from `generator`; the global stream is unchanged.
 
-    For what takes no generator: `torch.distributions`, dropout, the first weights of a module.
+    For code that takes no generator: `torch.distributions`, dropout, the initial weights of a module.
     """
     if generator is torch.default_generator:  # the global stream itself
         yield
@@ -273,9 +273,9 @@ def as_global_stream(generator: Generator) -> Iterator[None]:
 class Head(NamedTuple):
     """How the last layer of a network describes the actions of one kind of space."""
 
-    size: Callable[[Any], int]  # how many numbers the layer gives
-    distribution: Callable[[Any, Tensor, Any], ActionDistribution]  # of the space, those numbers, and log std or None
-    noise: Callable[[Sequence[int], Generator], Tensor]  # for `sample`, of the shape of those numbers
+    size: Callable[[Any], int]  # number of outputs of the layer
+    distribution: Callable[[Any, Tensor, Any], ActionDistribution]  # of the space, those outputs, and log std or None
+    noise: Callable[[Sequence[int], Generator], Tensor]  # for `sample`, of the shape of those outputs
 
 
 HEADS: dict[type[spaces.Space[Any]], Head] = {
@@ -296,7 +296,7 @@ def head_of(action_space: spaces.Space[Any]) -> Head:
     """The row of `HEADS` for an action space.
 
     Raises:
-        TypeError: If there is none, or the space is not one-dimensional.
+        TypeError: If the space has no row, or is not one-dimensional.
     """
     for kind, head in HEADS.items():
         if isinstance(action_space, kind) and len(action_space.shape or ()) == (kind is not spaces.Discrete):

@@ -1,4 +1,4 @@
-"""Autograd's gradient against the derivation by hand, while training."""
+"""Checks autograd's gradient against the derivation by hand, during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pgtorch.manual_gradient import gradient_magnitude, manual_gradient
 from pgtorch.policies import BiasPolicy
 
-LIMIT = 32.0  # how far apart the two may be, in units of u C; rounding alone was never seen to reach 5
+LIMIT = 32.0  # how far apart the two may be, in units of u C; rounding alone has never reached 5
 DIFFERENCE, DIFFERENCE_IN_UNITS = "gradient/absolute_difference", "gradient/difference_in_units_of_u_c"
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
@@ -21,7 +21,7 @@ class GradientMismatchError(ArithmeticError):
 
 
 def limit_for(policy: nn.Module) -> float:
-    """How far apart the two gradients may be, in units of u C: the lesson's one logit gives the same bits in both."""
+    """How far apart the two gradients may be, in units of u C; 0 for the lesson's policy, whose bits must agree."""
     return 0.0 if isinstance(policy, BiasPolicy) else LIMIT
 
 
@@ -32,7 +32,7 @@ def check_gradient(
     multiplier: Tensor,
     *,
     env_steps: int,
-    gradient: Mapping[str, Tensor] | None = None,
+    entropy_coefficient: float = 0.0,
 ) -> dict[str, float]:
     """Compare autograd's gradient with the manual one.
 
@@ -42,28 +42,28 @@ def check_gradient(
         action: [B, *action_shape].
         multiplier: What each log-probability was multiplied by, [B].
         env_steps: Environment steps so far, for the message.
-        gradient: Autograd's, by parameter name; None takes what `backward` left in the parameters.
+        entropy_coefficient: Weight of the entropy bonus in the loss.
 
     Returns:
-        Figures by tag: the largest difference, absolute and in units of u C; and both gradients if they are one number.
+        Figures by tag: the largest difference, absolute and in units of u C; and both gradients if each is one number.
 
     Raises:
         GradientMismatchError: If the two differ by more than 32 u C, or for a `BiasPolicy` in any bit.
     """
-    manual = manual_gradient(policy, observation, action, multiplier)
+    manual = manual_gradient(policy, observation, action, multiplier, entropy_coefficient)
     parameters = ((name, policy.get_parameter(name)) for name in manual)
-    autograd = gradient or {
+    autograd = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in parameters
-        if parameter.requires_grad  # a frozen one has a gradient by hand, and none by autograd
+        if parameter.requires_grad  # a frozen one has a gradient by hand, but none by autograd
     }
     difference, units, worst = 0.0, 0.0, ""
     if not all(torch.equal(autograd[name], manual[name]) for name in autograd):
         difference = max((autograd[name] - manual[name]).abs().max().item() for name in autograd)
-        magnitude = gradient_magnitude(policy, observation, action, multiplier)
+        magnitude = gradient_magnitude(policy, observation, action, multiplier, entropy_coefficient)
         magnitude = {name: magnitude[name] for name in autograd}
         units, worst = difference_in_units(autograd, manual, magnitude)
-    if units > limit_for(policy):
+    if units > (LIMIT if entropy_coefficient else limit_for(policy)):
         raise GradientMismatchError(
             f"step {env_steps}, observation (hunger) {_show(observation)}, action {_show(action)}, multiplier (reward) "
             f"{_show(multiplier)}: gradient of {worst} by autograd {_show(autograd[worst])}, manual "
@@ -86,7 +86,7 @@ def largest_differences(steps: Sequence[Mapping[str, float]]) -> dict[str, float
 def difference_in_units(
     one: Mapping[str, Tensor], other: Mapping[str, Tensor], magnitude: Mapping[str, Tensor]
 ) -> tuple[float, str]:
-    """Largest difference of two gradients in units of u C, and the parameter where it is.
+    """Largest difference of two gradients in units of u C, and the name of its parameter.
 
     Args:
         one: A gradient by parameter name.
@@ -95,7 +95,7 @@ def difference_in_units(
 
     Returns:
         The largest |one - other| / (u C), infinite if a number is NaN; and its name. The smallest normal number is
-        added to u C, so that an underflow is no difference.
+        added to u C, so that an underflow does not count.
     """
     largest, worst = -math.inf, ""
     for name, c in magnitude.items():
@@ -108,7 +108,7 @@ def difference_in_units(
 
 
 def _show(tensor: Tensor | None) -> str:
-    """A number as such, a few numbers as a list, many by the first of them."""
+    """A single number as it is, a few as a list, many by the first few."""
     if tensor is None:
         return "none"
     values = tensor.flatten().tolist()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 MOST_FLOAT = 3e38  # what float32 can hold
 NOUNS = {int: "an integer", float: "a number", bool: "a bool", str: "a str", dict: "a dict", Path: "a path"}
-ACCEPTED: dict[Any, Any] = {float: (int, float), Path: (str, Path)}  # and converted; other types stay as they are
+ACCEPTED: dict[Any, Any] = {float: (int, float), Path: (str, Path)}  # and converted; other types are kept
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def at_least(low: float, at_most: float = math.inf) -> Limit:
 
 
 def matching(pattern: str, text: str) -> Limit:
-    """Strings that match a regular expression as a whole; `text` says which these are."""
+    """Strings that fully match a regular expression; `text` describes them."""
     return Limit(text, lambda value: re.fullmatch(pattern, value) is not None)
 
 
@@ -46,7 +46,7 @@ def annotations_of(target: type[Any]) -> dict[str, Any]:
 
 
 def limit_of(annotation: Any) -> str:
-    """The limit in an annotation, in words, also if it stands inside `X | None` or `tuple[X, ...]`; "" without one."""
+    """The limit in an annotation, in words, also inside `X | None` or `tuple[X, ...]`; "" if there is none."""
     inner = (limit_of(part) for part in get_args(annotation))
     return annotation.text if isinstance(annotation, Limit) else next(filter(None, inner), "")
 
@@ -55,7 +55,7 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     """The value, converted to its annotation's type: an integer to float, a list to tuple, a string to path.
 
     Raises:
-        TypeError: If the value is not of that type; for a dict, if JSON cannot hold it.
+        TypeError: If the value is not of that type; for a dict, if JSON cannot represent it.
         ValueError: If it is outside the limit, not one of the choices, or not finite.
     """
     kind, *limits = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
@@ -77,5 +77,5 @@ def check(name: str, annotation: Any, value: Any) -> Any:
         try:
             json.dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise TypeError(f"{name} must be what JSON can hold, got {value!r}") from error
+            raise TypeError(f"{name} must be representable as JSON, got {value!r}") from error
     return kind(value) if kind in ACCEPTED else value

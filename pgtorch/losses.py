@@ -1,4 +1,4 @@
-"""The loss in one line: -log pi times what came of it."""
+"""The loss in one line: -log pi times a multiplier."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def policy_gradient_loss(log_prob: Tensor, multiplier: Tensor) -> Tensor:
 
         loss = -mean(log_prob * multiplier),    d loss / d theta = -mean(multiplier * d log pi / d theta)
 
-    The multiplier (a reward, a return, an advantage) is a constant: no gradient flows into it. `manual_gradient` has
-    the lesson's gradient of this loss to the last bit; another order of the operations here would break that.
+    The multiplier (a reward, a return, an advantage) is a constant: no gradient flows into it. For the lesson's policy
+    `manual_gradient` matches autograd to the last bit; reordering the operations here would break that.
 
     Args:
         log_prob: log pi(action | observation) of each sample, [B], with gradient.
@@ -40,18 +40,18 @@ def importance_weighted(multiplier: Tensor, *, log_prob: Tensor, old_log_prob: T
     """Multipliers for a policy that has moved since it acted: each times how much likelier its action has become.
 
         ratio = pi(action | observation) / pi_old(action | observation)
-        multiplier * ratio,    but 0 where the step would lead further away: beyond 1 + clip_range with a positive
+        multiplier * ratio,    but 0 if the step would push it further from 1: above 1 + clip_range with a positive
                                multiplier, below 1 - clip_range with a negative one
 
     The derivative of the ratio is the ratio times that of log pi. So `policy_gradient_loss` of these multipliers has
-    the gradient of PPO's clipped objective, mean(min(ratio * A, clip(ratio) * A)). Where nothing is clipped, the
-    expectation over the old policy's actions is that over the new policy's; the states remain the old policy's.
+    the gradient of PPO's clipped objective, mean(min(ratio * A, clip(ratio) * A)). If nothing is clipped, the
+    expectation over the old policy's actions equals that over the new policy's; the states remain the old policy's.
 
     Args:
         multiplier: What each log-probability would be multiplied by had the policy not moved, [B].
         log_prob: log pi(action | observation) now, [B]; no gradient flows into the result.
         old_log_prob: The same when the action was drawn, [B].
-        clip_range: How far from 1 a ratio is still pushed further, above 0.
+        clip_range: How far a ratio may be pushed from 1, above 0.
 
     Returns:
         [B], without gradient.

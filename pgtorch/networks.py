@@ -1,4 +1,4 @@
-"""Networks: a policy and a value function of tanh layers, and the policy that a setting names."""
+"""Networks: a policy and a value function of tanh layers, and policies by name."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class MLPPolicy(Policy):
     | `Discrete(n)` | n logits | categorical |
     | `MultiDiscrete([n_1, ...])` | n_1 + ... logits | independent categoricals |
     | `MultiBinary(k)` | k logits | independent Bernoullis |
-    | `Box`, k numbers | k means | diagonal normal; its log standard deviation is a parameter of its own |
+    | `Box`, k numbers | k means | diagonal normal; its log standard deviation is a separate parameter |
 
     Args:
         observation_space: Any space that Gymnasium can flatten to a fixed number D of values.
         action_space: One of the above.
-        hidden_sizes: Units of each hidden layer; none makes the policy linear, for `Discrete` observations a table.
+        hidden_sizes: Units of each hidden layer. With none the policy is linear: a table for `Discrete` observations.
 
     Raises:
         TypeError: If a space is not supported.
@@ -84,7 +84,7 @@ class MLPPolicy(Policy):
 
 
 class ValueFunction(nn.Module):
-    """A network of tanh layers for the value of an observation: the discounted return that is expected from it on.
+    """A network of tanh layers for the value of an observation: the expected discounted return from there on.
 
     Args:
         observation_space: As for `MLPPolicy`.
@@ -103,7 +103,7 @@ class ValueFunction(nn.Module):
 def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
     """Linear layers from each size to the next: orthogonal weights, zero biases.
 
-    A small gain of the last layer starts a policy near uniform, and values near 0.
+    With a small gain of the last layer, a policy starts near uniform and values near 0.
     """
     layers = [nn.Linear(*pair) for pair in itertools.pairwise(sizes)]
     for layer in layers:
@@ -113,7 +113,7 @@ def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
 
 
 def feed_forward(layers: nn.ModuleList, features: Tensor) -> Tensor:
-    """Linear layers with a tanh between each two: [B, D] to [B, outputs]."""
+    """Linear layers with tanh between them: [B, D] to [B, outputs]."""
     first, *rest = layers
     output: Tensor = first(features)
     for layer in rest:
@@ -127,11 +127,11 @@ def make_policy(
     action_space: spaces.Space[Any],
     hidden_sizes: Sequence[int] = (64, 64),
 ) -> Policy:
-    """The policy that a name stands for.
+    """Make a policy by name.
 
     Args:
         name: "bias", "mlp", or "module:Class" for a subclass of `Policy` in an importable module. Such a class is given
-            both spaces if its constructor has arguments without a default.
+            both spaces if its constructor has arguments without defaults.
         observation_space: Of one observation.
         action_space: Of one action.
         hidden_sizes: Of an "mlp".
@@ -165,10 +165,10 @@ def make_policy(
 def require_fit(
     policy: Policy, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
 ) -> None:
-    """Ask a policy once, so that one that does not fit its environment is found before anything is written.
+    """Call a policy once, to find out whether it fits its environment before anything is written.
 
     Raises:
-        TypeError: If it cannot be asked, or what it returns does not fit.
+        TypeError: If a call fails, or what it returns does not fit.
     """
     observation = torch.zeros(num_envs, spaces.flatdim(observation_space))
     name = type(policy).__name__

@@ -1,8 +1,8 @@
-"""Gradient descent by PyTorch's own functional steps.
+"""Gradient descent with PyTorch's own functional steps.
 
 Why not `torch.optim.SGD(...)`: constructing any `torch.optim.Optimizer` imports `torch._dynamo` (800 modules), which
-takes as long as the whole lesson. The arithmetic is the same, function for function; the tests hold the result
-bit-equal to `torch.optim`. Every other optimizer of PyTorch is taken as it is, at that price.
+takes as long as the whole lesson. The arithmetic is the same: the tests check that the results equal those of
+`torch.optim` bit for bit. Any other PyTorch optimizer is used as it is, at that price.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.optim.adam import adam
 
 
 class Optimizer:
-    """What the trainer asks of an optimizer; a subclass defines `step`, and `state_dict` if it has a memory.
+    """The optimizer interface of the trainer. A subclass defines `step`, and `state_dict` if it has state.
 
     Args:
-        parameters: What to move; those without a gradient stay.
+        parameters: What to update; those without a gradient are skipped.
         learning_rate: Step size, above 0.
     """
 
@@ -28,7 +28,7 @@ class Optimizer:
         self.learning_rate = learning_rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -38,27 +38,27 @@ class Optimizer:
         return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
 
     def clip(self, norm: float, *, max_norm: float) -> None:
-        """Shorten gradients of this norm to `max_norm`; shorter ones stay."""
+        """Scale gradients of this norm down to `max_norm`; shorter ones are unchanged."""
         if norm > max_norm:
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad.mul_(max_norm / norm)
 
     def step(self, factor: float = 1.0) -> None:
-        """Move each parameter along its gradient, at the learning rate times this factor."""
+        """Update each parameter by its gradient, at the learning rate times this factor."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers from step to step, by name; the tensors themselves."""
+        """Its state, by name: the tensors themselves, not copies."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
 
     def expected_state(self, found: Collection[str]) -> dict[str, Tensor]:
-        """What a loaded state of these names must look like: names, shapes and dtypes."""
+        """What a loaded state with these names must look like: names, shapes and dtypes."""
         return self.state_dict()
 
 
@@ -67,7 +67,7 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
-        """Move each parameter along its gradient, at the learning rate times this factor."""
+        """Update each parameter by its gradient, at the learning rate times this factor."""
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.add_(parameter.grad, alpha=-self.learning_rate * factor)
@@ -77,7 +77,7 @@ class Adam(Optimizer):
     """Adam with PyTorch's default settings, in one fused call.
 
     Args:
-        parameters: What to move; those without a gradient stay.
+        parameters: What to update; those without a gradient are skipped.
         learning_rate: Step size, above 0.
 
     Source: Kingma and Ba (2015), algorithm 1.
@@ -87,11 +87,11 @@ class Adam(Optimizer):
         super().__init__(parameters, learning_rate)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
+        self.steps = [torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
-        """Move each parameter along its gradient, at the learning rate times this factor."""
+        """Update each parameter by its gradient, at the learning rate times this factor."""
         state = zip(self.parameters, self.mean, self.mean_square, self.steps, strict=True)
         moved = [(parameter, parameter.grad, *rest) for parameter, *rest in state if parameter.grad is not None]
         if not moved:
@@ -125,19 +125,19 @@ class TorchOptimizer(Optimizer):
     """Any class of `torch.optim` with its default settings, such as `torch.optim.RMSprop`.
 
     Args:
-        parameters: What to move; those without a gradient stay.
+        parameters: What to update; those without a gradient are skipped.
         learning_rate: Step size, above 0.
-        name: Of the class, in `torch.optim`.
+        name: Name of the class in `torch.optim`.
 
     Raises:
-        ValueError: If there is no such class, or its step takes more than gradients, as that of LBFGS does.
+        ValueError: If there is no such class, or its step needs more than gradients, as LBFGS does.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, name: str) -> None:
         super().__init__(parameters, learning_rate)
         made = getattr(torch.optim, name, None)
         if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
-            raise ValueError(  # noqa: TRY004 -- of the name, not of its type
+            raise ValueError(  # noqa: TRY004 -- the name is wrong, not its type
                 f"optimizer must be sgd, adam or a class of torch.optim, got 'torch.optim.{name}'"
             )
         try:
@@ -147,30 +147,30 @@ class TorchOptimizer(Optimizer):
             raise ValueError(f"optimizer torch.optim.{name} cannot be used: {error}") from error
 
     def step(self, factor: float = 1.0) -> None:
-        """Move each parameter along its gradient, at the learning rate times this factor."""
+        """Update each parameter by its gradient, at the learning rate times this factor."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
         self._optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers for each parameter; nothing before the first step."""
+        """Its state for each parameter; empty before the first step."""
         return _state_of(self._optimizer)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._optimizer.state.clear()
         for name, tensor in state.items():
             slot, _, index = name.rpartition(".")
             self._optimizer.state[self.parameters[int(index)]][slot] = tensor.clone()
 
     def expected_state(self, found: Collection[str]) -> dict[str, Tensor]:
-        """What a state of these names must look like: all slots of each parameter that was moved so far."""
+        """What a state with these names must look like: all slots of each parameter updated so far."""
         moved = {name.rpartition(".")[2] for name in found}
         return {name: tensor for name, tensor in self._expected.items() if name.rpartition(".")[2] in moved}
 
 
 def _stepped(made: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """An optimizer that has taken a step, of copies: only then does it have a state to look at."""
+    """An optimizer that has taken one step on copies: before that, it has no state."""
     copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
     for parameter in copies:
         parameter.grad = torch.zeros_like(parameter)
@@ -193,7 +193,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate:
     """The optimizer that a setting names: "sgd", "adam", or "torch.optim.X".
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no optimizer has that name.
     """
     own: dict[str, Callable[[Iterable[nn.Parameter], float], Optimizer]] = {"sgd": SGD, "adam": Adam}
     if name in own:

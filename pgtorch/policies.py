@@ -11,10 +11,10 @@ from pgtorch.distributions import ActionDistribution, Bernoulli, as_global_strea
 
 
 class Policy(nn.Module):
-    """What the trainer asks of a policy. A subclass defines `distribution`; the rest follows from it.
+    """The policy interface of the trainer. A subclass defines `distribution`; the rest follows from it.
 
-    Observations come as B rows of D floating numbers, [B, D]: flattened as Gymnasium does, a `Discrete` one as one-hot.
-    Actions are [B, *action_shape], as the environment takes them.
+    Observations are B rows of D floating-point numbers, [B, D], flattened as Gymnasium does, `Discrete` ones as
+    one-hot. Actions are [B, *action_shape], in the environment's format.
     """
 
     def distribution(self, observation: Tensor) -> ActionDistribution:
@@ -26,10 +26,10 @@ class Policy(nn.Module):
         return self.distribution(observation).log_prob(action)
 
     def noise(self, num_steps: int, num_rows: int, generator: Generator) -> Tensor | Sequence[Generator]:
-        """The random numbers of a whole rollout: for each step what `sample` takes for B = num_rows observations.
+        """The random numbers for a whole rollout: per step, what `sample` takes for B = num_rows observations.
 
-        Here the generator itself at each step, which suits any distribution. A subclass that knows what its
-        distribution needs draws it all at once.
+        By default the generator itself at each step, which suits any distribution. A subclass that knows what its
+        distribution needs can draw it all at once.
         """
         return [generator] * num_steps
 
@@ -45,7 +45,7 @@ class Policy(nn.Module):
             (noise,) = self.noise(1, len(observation), noise)
         if isinstance(noise, Tensor):
             return self.distribution(observation).sample(noise)
-        with as_global_stream(noise):  # a distribution of torch's own takes no generator
+        with as_global_stream(noise):  # torch's own distributions take no generator
             return self.distribution(observation).sample()
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class Policy(nn.Module):
         return self.distribution(observation).mode
 
     def figures(self) -> dict[str, float]:
-        """What the policy shows of itself after each update, by tag."""
+        """What the policy logs about itself after each update, by tag."""
         return {}
 
 
@@ -63,12 +63,12 @@ class BiasPolicy(Policy):
 
         z = weight * hunger + bias,    P(Norm) = sigmoid(z),    P(Squatch) = 1 - P(Norm)
 
-    One logit and a Bernoulli rather than two logits and a softmax: with them the derivation by hand gives autograd's
+    One logit and a Bernoulli rather than two logits and a softmax, so that the derivation by hand gives autograd's
     gradient to the last bit. Reordering the operations here, in `losses.py` or in `manual_gradient.py` breaks that.
 
     Args:
         weight: The fixed weight w, a buffer.
-        bias: Where the bias b starts, a scalar parameter.
+        bias: The initial bias b, a scalar parameter.
 
     Source: StatQuest, "Reinforcement Learning with Neural Networks: Mathematical Details" (2025).
     """
@@ -95,11 +95,11 @@ class BiasPolicy(Policy):
         return Bernoulli(self(observation))
 
     def noise(self, num_steps: int, num_rows: int, generator: Generator) -> Tensor:
-        """The lesson's draws u in [0, 1), [T, B]: the first P(Squatch) of the line is Squatch, the rest is Norm."""
+        """The lesson's draws u in [0, 1), [T, B]: below P(Squatch) is Squatch, the rest is Norm."""
         return uniform((num_steps, num_rows), generator)
 
     def figures(self) -> dict[str, float]:
-        """The bias, and P(Norm) when not hungry, half-way and very hungry."""
+        """The bias, and P(Norm) when not hungry, halfway and very hungry."""
         p_norm = torch.sigmoid(self(_HUNGERS)).tolist()
         tags = ("policy/p_norm/hunger_0.0", "policy/p_norm/hunger_0.5", "policy/p_norm/hunger_1.0")
         return {"policy/bias": self.bias.item(), **dict(zip(tags, p_norm, strict=True))}

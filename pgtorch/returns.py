@@ -1,12 +1,12 @@
-"""What multiplies log pi: `weigh` picks it, pure functions over T steps of N environments compute it.
+"""What multiplies log pi: `weigh` chooses it, pure functions over T steps of N environments compute it.
 
 Common arguments, tensors [T, N]:
 
     reward       float [T, N]
     terminated   bool [T, N], the episode ended by its own rules: nothing comes after, its future is worth 0
-    truncated    bool [T, N], it was cut off: its future is worth `next_value`; where both are set, terminated wins
-    next_value   float [T, N], value of the observation that the step led to: the episode's *final* observation where it
-                 ended, not the first one of the next; zeros if no value is known
+    truncated    bool [T, N], it was cut off: its future is worth `next_value`; if both are set, terminated wins
+    next_value   float [T, N], value of the observation that the step led to: if the episode ended, its *final*
+                 observation, not the first one of the next episode; zeros if no value is known
     valid        bool [T, N], False on filler rows (autoreset mode NEXT_STEP); filler gives 0 and passes nothing on
     discount     gamma in [0, 1]
 
@@ -14,7 +14,7 @@ If the last step of a rollout does not end an episode, its future is worth `next
 accumulated in float64 and returned in the dtype of `reward`. No argument is changed.
 
 The policy gradient is the expectation of the sum over t of grad log pi(a_t | s_t) times one of these. Each docstring
-says whether that leaves it unbiased, and `pgtorch verify` shows it by enumeration.
+says whether that is unbiased, and `pgtorch verify` shows it by enumeration.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, c
 
     Args:
         rollout: What was played.
-        value_function: Values [B] of observations [B, D]; None if nothing is learned but the policy.
-        config: `multiplier`, `baseline`, `discount`, `gae_lambda` and `standardize` say what is computed.
+        value_function: Values [B] of observations [B, D]; None if only the policy learns.
+        config: `multiplier`, `baseline`, `discount`, `gae_lambda` and `standardize` decide what is computed.
 
     Returns:
-        B rows. Their `target`, what the value function is to return, comes before the baseline and the standardization.
+        B rows. Their `target`, what the value function should return, is taken before baseline and standardization.
     """
     reward, valid, discount = rollout.scaled_reward, rollout.valid, config.discount
     ends: dict[str, Any] = {"terminated": rollout.terminated, "truncated": rollout.truncated, "valid": valid}
@@ -61,7 +61,7 @@ def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, c
         multiplier = multiplier - value
     if config.baseline == "mean":
         multiplier = subtract_mean(multiplier, valid)
-    if config.standardize and valid.sum() > 1:  # one row, the rest filler, has no deviation
+    if config.standardize and valid.sum() > 1:  # a single row has no deviation
         multiplier = standardize(multiplier, valid)
     return Batch(
         rollout.rows(rollout.observation[:-1]),
@@ -107,7 +107,7 @@ def episode_return(reward: Tensor, *, terminated: Tensor, truncated: Tensor, val
     Unbiased if T covers the episode; noisier than `reward_to_go`, since it also counts what an action cannot change.
 
     Returns:
-        [T, N]. Of an episode that began before the rollout or goes on after it, what the rollout saw.
+        [T, N]. An episode that began before the rollout or goes on after it counts only its steps in the rollout.
 
     Raises:
         ValueError: If shapes differ or the discount is outside [0, 1].
@@ -131,9 +131,9 @@ def episode_return(reward: Tensor, *, terminated: Tensor, truncated: Tensor, val
 
 
 def discount_weight(*, terminated: Tensor, truncated: Tensor, valid: Tensor, discount: float) -> Tensor:
-    """gamma^k for the k-th step of an episode, k from 0: how much the objective counts a state.
+    """gamma^k for the k-th step of an episode, k from 0: the weight of a state in the objective.
 
-    Times `reward_to_go` it gives the gradient of the discounted objective without bias.
+    Multiplied by `reward_to_go`, it gives the gradient of the discounted objective without bias.
 
     Returns:
         float64 [T, N]; the first step of the rollout counts as the first of its episode.
@@ -168,13 +168,13 @@ def generalized_advantage(
 ) -> Tensor:
     """Generalized advantage estimation: reward-to-go minus value, with a tunable trust in the values.
 
-        delta_t = r_t + gamma * next_value_t - value_t    (next_value_t counts 0 after a termination)
+        delta_t = r_t + gamma * next_value_t - value_t    (next_value_t is 0 after a termination)
         A_t = delta_t + gamma * lambda * A_t+1            (0 after the end of an episode)
 
-    With lambda = 1 it is `reward_to_go` minus `value`: as unbiased as that. With lambda < 1 it is biased by as much as
-    the values are wrong, for less variance.
+    With lambda = 1 it is `reward_to_go` minus `value`, and as unbiased. With lambda < 1 errors in the values bias it,
+    in return for less variance.
 
-    `value` is the value of the observation that the action was chosen at, [T, N]; `gae_lambda` is lambda, in [0, 1].
+    `value` is the value of the observation that the action was chosen for, [T, N]; `gae_lambda` is lambda, in [0, 1].
 
     Returns:
         Advantages, [T, N].
@@ -197,7 +197,7 @@ def generalized_advantage(
 
 
 def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
-    """Multiplier minus its mean over the valid rows: a constant baseline, taken from the batch itself.
+    """Multiplier minus its mean over the valid rows: a constant baseline, estimated from the batch itself.
 
     Biased by a factor of 1 - 1/B if rows are independent, since a row's own return is part of the mean.
 
@@ -217,7 +217,7 @@ def subtract_mean(multiplier: Tensor, valid: Tensor) -> Tensor:
 
 
 def standardize(advantage: Tensor, valid: Tensor) -> Tensor:
-    """Advantages minus their mean, over their standard deviation, both over the valid rows.
+    """Advantages minus their mean, divided by their standard deviation, both over the valid rows.
 
     Biased: the direction changes as with `subtract_mean`, and the length becomes that of the batch's noise.
 
@@ -233,7 +233,7 @@ def standardize(advantage: Tensor, valid: Tensor) -> Tensor:
         raise ValueError(f"standardize needs at least two valid rows, got {kept.numel()}")
     centered = (advantage - kept.mean()) * valid
     deviation = kept.std()
-    if deviation <= torch.finfo(advantage.dtype).eps * kept.abs().max():  # equal but for rounding
+    if deviation <= torch.finfo(advantage.dtype).eps * kept.abs().max():  # equal up to rounding
         return torch.zeros_like(advantage)
     return (centered / deviation).to(advantage.dtype)
 
@@ -243,7 +243,7 @@ def _check(factor: float, *tensors: Tensor) -> None:
     if not 0 <= factor <= 1:
         raise ValueError(f"discount and gae_lambda must be in [0, 1], got {factor}")
     if any(tensor.dtype in (torch.int32, torch.int64) for tensor in tensors):
-        raise ValueError("rewards and values must be floating, got integers: their discounted sums would be cut off")
+        raise ValueError("rewards and values must be floating, got integers: their discounted sums would be truncated")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 or any(len(shape) != 2 or shape[0] < 1 for shape in shapes):  # noqa: PLR2004
         raise ValueError(f"all tensors must have one shape [T, N], got {sorted(map(list, shapes))}")

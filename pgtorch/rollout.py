@@ -1,7 +1,7 @@
 """Play T steps in N environments and keep what happened.
 
-Legend: T steps, N environments, D numbers of a flattened observation, B = valid rows among the T * N, in order of step
-and then environment.
+Legend: T steps, N environments, D numbers of a flattened observation, B = valid rows among the T * N, ordered by step,
+then by environment.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pgtorch.policies import Policy
 
 
 class Rollout(NamedTuple):
-    """What happened in T steps of N environments; never changed once it is made.
+    """What happened in T steps of N environments; never changed once made.
 
     A row is filler if the environment spent the step on resetting itself (autoreset mode NEXT_STEP): its action was
-    ignored and its reward is no reward, so it must never reach a loss.
+    ignored and its reward means nothing, so it must never reach a loss.
     """
 
     observation: Tensor  # float32 [T + 1, N, D], what the policy saw, and after the last step what it will see
@@ -39,17 +39,17 @@ class Rollout(NamedTuple):
     truncated: Tensor  # bool [T, N]: it was cut off, by a time limit for instance
     valid: Tensor  # bool [T, N]: False on filler rows
     final: list[tuple[int, Tensor, Tensor]]
-    """(t, environments [C], their final observations [C, D]) of episodes cut off where the next row is another's."""
+    """(t, environments [C], their final observations [C, D]) of cut-off episodes that the next row no longer shows."""
     all_valid: bool  # there is no filler
 
     def rows(self, values: Tensor) -> Tensor:
-        """The valid rows of [T, N, ...] values, in order of step and then environment: [B, ...]."""
+        """The valid rows of [T, N, ...] values, ordered by step, then by environment: [B, ...]."""
         flat = values.flatten(0, 1)
         return flat if self.all_valid else flat[self.valid.flatten()]
 
     @torch.no_grad()
     def values(self, value_function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The value of each observation, and of the one that the step led to: the *final* one where an episode ended.
+        """The value of each observation, and of the one that the step led to: the *final* one if the episode ended.
 
         Args:
             value_function: [B, D] -> [B].
@@ -66,13 +66,13 @@ class Rollout(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of a rollout as a gradient step learns from them, B of them."""
+    """B rows of a rollout, as a gradient step uses them."""
 
     observation: Tensor  # [B, D]
     action: Tensor  # [B, *action_shape]
     multiplier: Tensor  # [B], of log pi
-    target: Tensor | None = None  # [B], what the value function is to return; None without one
-    old_log_prob: Tensor | None = None  # [B], log pi when they were played; None if there is one step a rollout
+    target: Tensor | None = None  # [B], what the value function should return; None without one
+    old_log_prob: Tensor | None = None  # [B], log pi when they were played; None with one step per rollout
 
     def __getitem__(self, rows: Tensor) -> Batch:
         """Some of the rows."""
@@ -92,11 +92,11 @@ class RolloutCollector:
         num_steps: T, at least 1.
         seed: For the environment's first and only seeded reset.
         normalize_observation: Scales flattened observations, [N, D]; None leaves them.
-        normalize_reward: Scales rewards; None leaves them. Episode statistics count the environment's own.
+        normalize_reward: Scales rewards; None leaves them. Episode statistics use the original rewards.
 
     Raises:
         TypeError: If a space is not supported.
-        ContractError, NonFiniteError: If the environment does not keep to its spaces; so does `collect`.
+        ContractError, NonFiniteError: If the environment violates its spaces; `collect` raises them too.
     """
 
     def __init__(
@@ -118,20 +118,21 @@ class RolloutCollector:
         self.stepper.reset(seed)
 
     def collect(self, policy: Policy, generator: Generator) -> Rollout:
-        """Play T steps; the rollout is kept as `self.rollout` as well.
+        """Play T steps; the rollout is also kept as `self.rollout`.
 
         Args:
             policy: Chooses the actions.
-            generator: Where its random numbers come from, those of all steps at once.
+            generator: The source of its random numbers, asked once for all steps.
 
         Returns:
             A rollout with at least one valid row in each step.
         """
-        self.rollout = None  # the one before would only take memory
+        self.rollout = None  # frees the memory of the previous one
         (num_steps, num_envs), stepper = self._shape, self.stepper
-        observation = np.empty((num_steps + 1, num_envs, self._size), np.float32)
+        dtype = torch.empty(0).numpy().dtype  # float32, unless the host changed torch's default
+        observation = np.empty((num_steps + 1, num_envs, self._size), dtype)
         raw = observation if self.normalize_observation is None else np.empty_like(observation)
-        reward = np.empty(self._shape, np.float32)
+        reward = np.empty(self._shape, dtype)
         terminated, truncated, valid = (np.empty(self._shape, np.bool_) for _ in range(3))
         seen = torch.from_numpy(observation)  # the same memory
         actions, final = [], []
@@ -147,11 +148,11 @@ class RolloutCollector:
             self.episodes.record(step.reward, valid=step.valid, ended=step.ended)
             if step.final is not None:
                 who, last = step.final
-                final.append((t, torch.from_numpy(who), torch.as_tensor(self._seen(last), dtype=torch.float32)))
+                final.append((t, torch.from_numpy(who), torch.as_tensor(self._seen(last), dtype=seen.dtype)))
         observation[-1] = self._seen(stepper.observation)
         self._bounds.require(raw[:num_steps], stepper.steps_taken - num_steps)
         paid = scaled = torch.from_numpy(reward)
-        if self.normalize_observation is not None:  # scales move between rollouts, never within one
+        if self.normalize_observation is not None:  # scales change between rollouts, never within one
             self.normalize_observation.moments.update(raw[:num_steps][valid])
         if self.normalize_reward is not None:
             self.normalize_reward.update(reward, ended=terminated | truncated, valid=valid)

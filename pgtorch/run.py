@@ -1,4 +1,4 @@
-"""A run: the outer loop around a trainer, the folder that it writes to, and the way back into it."""
+"""A run: the outer loop around a trainer, its folder, and how to resume it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pgtorch.trainer import Trainer
 
 
 class SetupError(ValueError):
-    """What was asked for cannot be done. Nothing has been written."""
+    """The request cannot be carried out. Nothing has been written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult(TrainedRun):
-    """A trained policy with its settings and its normalizer, and where its run is."""
+    """A trained policy with its settings, its normalizer and the folder of its run."""
 
     run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures
     num_updates: int
@@ -40,6 +40,7 @@ class TrainResult(TrainedRun):
     hash: str  # of metrics and parameters: the same seed on the same kind of machine gives the same hash
 
 
+Update = Callable[[], dict[str, float]]
 Callback = Callable[[int, Mapping[str, float]], None]
 
 
@@ -49,22 +50,22 @@ def train(
     callback: Callback | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Train a policy and record the run in a folder of its own.
+    """Train a policy and record the run in its own folder.
 
     Args:
         config: Settings; None is the lesson.
         policy: What to train; None makes the policy that the settings name.
         callback: Called after each update with its number and its figures by tag, for a progress bar for instance.
-        should_stop: Asked after each update. Once it returns True, the run is saved and ends, to be resumed later.
+        should_stop: Called after each update. Once it returns True, the run is saved and ends; it can be resumed later.
 
     Returns:
-        The policy and where its run is.
+        The policy and the folder of its run.
 
     Raises:
-        SetupError: If environment, policy, settings and folder do not fit; nothing has been written.
+        SetupError: If environment, policy, settings and folder do not fit together; nothing has been written.
         GradientMismatchError: If autograd's gradient is not the manual one.
         NonFiniteError: If an observation, a reward or a gradient is not finite.
-        ContractError: If the environment does not keep to its spaces.
+        ContractError: If the environment violates its spaces.
         CheckpointError: If a checkpoint cannot be written.
     """
     config = TrainConfig() if config is None else config
@@ -73,10 +74,11 @@ def train(
             _require_arguments(config, policy, callback)
             stack.enter_context(_as_found(config))
             trainer = stack.enter_context(closing(Trainer(config, policy)))
+            update = _updater(trainer)
             folder = stack.enter_context(new_run_folder(config))
         writer = stack.enter_context(MetricsWriter(folder))
         writer.begin(config, trainer.policy.figures())
-        return _run(trainer, folder, writer, callback, should_stop)
+        return _run(trainer, update, folder, writer, callback, should_stop)
 
 
 def resume(
@@ -88,24 +90,24 @@ def resume(
     should_stop: Callable[[], bool] = lambda: False,
     allow_import: Collection[str] = (),
 ) -> TrainResult:
-    """Continue a run from its newest checkpoint that is whole, in the same folder, as if it had never stopped.
+    """Continue a run from its newest intact checkpoint, in the same folder, as if it had never stopped.
 
     Args:
         run_dir: The run's folder.
         num_updates: New number of updates. If the learning rate decays, the rest of the run then differs.
         target_return: New target return. None keeps the run's own.
-        policy: For a policy of your own: one of its class, whose parameters are replaced.
+        policy: For your own policy: an instance of its class, whose parameters are replaced.
         callback: As for `train`.
         should_stop: As for `train`.
-        allow_import: Modules that the folder's settings may have imported, beside those that are installed or imported
-            already: an environment's `module:Id` runs that module's code.
+        allow_import: Modules that the folder's settings may import, besides those already installed or imported: an
+            environment's `module:Id` runs that module's code.
 
     Returns:
         As for `train`.
 
     Raises:
         SetupError: If there is no run to resume, or it cannot be continued as asked.
-        CheckpointError: If no checkpoint is whole and fits.
+        CheckpointError: If no checkpoint is intact and fits.
         GradientMismatchError, NonFiniteError, ContractError: As for `train`.
     """
     folder = Path(run_dir)
@@ -136,16 +138,18 @@ def resume(
         path, (trainer, history) = read_newest(folder, continued)
         stack.enter_context(closing(trainer))
         if trainer.num_updates > trainer.config.num_updates:
-            raise SetupError(f"num_updates must be at least {trainer.num_updates}, the updates done, got {num_updates}")
+            raise SetupError(f"num_updates must be at least {trainer.num_updates}, the number done, got {num_updates}")
         with _setting_up():
+            update = _updater(trainer)
             remove_newer(path)
             note_resumption(folder, trainer.config)
         writer = stack.enter_context(MetricsWriter(folder, history))
-        return _run(trainer, folder, writer, callback, should_stop)
+        return _run(trainer, update, folder, writer, callback, should_stop)
 
 
 def _run(
     trainer: Trainer,
+    update: Update,
     folder: Path,
     writer: MetricsWriter,
     callback: Callback | None,
@@ -164,8 +168,8 @@ def _run(
         trainer.env.should_stop = should_stop
     while trainer.num_updates < config.num_updates and not _has_reached_target(trainer) and not should_stop():
         try:
-            figures = trainer.update()
-        except Interrupted:  # a worker hangs, and the run was asked to stop: the last finished update is saved
+            figures = update()
+        except Interrupted:  # a worker hangs, and the run was asked to stop: save the last finished update
             break
         writer.write(trainer.num_updates, trainer.num_env_steps, figures)
         if callback is not None:
@@ -193,8 +197,17 @@ def _run(
     )
 
 
+def _updater(trainer: Trainer) -> Update:
+    """The trainer's `update`, compared with a second implementation if the settings say so."""
+    if not trainer.config.check_update:
+        return trainer.update
+    from pgtorch.proof.twin import checked_update  # noqa: PLC0415 -- seldom needed
+
+    return checked_update(trainer, trainer.config.check_update)
+
+
 def _has_reached_target(trainer: Trainer) -> bool:
-    """Whether the mean return of the last 100 episodes is at the target, if there is one."""
+    """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
     target, recent = trainer.config.target_return, trainer.collector.episodes.recent
     return target is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= target
 
@@ -210,7 +223,7 @@ def _require_arguments(config: object, policy: object, callback: object) -> None
 
 @contextmanager
 def _as_found(config: TrainConfig) -> Iterator[None]:
-    """Give a run its own number of torch threads and its own global random streams; then put the caller's back."""
+    """Give a run its own number of torch threads and its own global random streams; then restore the caller's."""
     before = torch.get_num_threads()
     with own_streams(config.seed):
         torch.set_num_threads(config.num_threads)
@@ -222,7 +235,7 @@ def _as_found(config: TrainConfig) -> Iterator[None]:
 
 @contextmanager
 def _setting_up() -> Iterator[None]:
-    """Whatever goes wrong before the first step, in an environment's constructor for instance, is a `SetupError`."""
+    """Turn every error before the first step, in an environment's constructor for instance, into a `SetupError`."""
     try:
         yield
     except SetupError:

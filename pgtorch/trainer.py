@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import gymnasium as gym
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from pgtorch.config import TrainConfig
@@ -26,19 +25,19 @@ from pgtorch.rollout import Batch, RolloutCollector
 
 
 class Trainer:
-    """Trains a policy by policy gradients, one `update` after another. It writes nothing.
+    """Trains a policy by policy gradients, one `update` at a time. It writes nothing to disk.
 
     Args:
         config: Settings of the run.
         policy: What to train; None makes the policy that the settings name.
 
     Attributes:
-        generator: Where first weights, actions and minibatches are drawn from.
-        num_updates: Done so far.
+        generator: The source of initial weights, actions and minibatches.
+        num_updates: Updates done so far.
         num_env_steps: Environment steps learned from so far.
 
     Raises:
-        TypeError, ValueError, gymnasium.error.Error: If environment, policy and settings do not fit.
+        TypeError, ValueError, gymnasium.error.Error: If environment, policy and settings do not fit together.
     """
 
     def __init__(self, config: TrainConfig, policy: Policy | None = None) -> None:
@@ -81,12 +80,12 @@ class Trainer:
         """Play one rollout and learn from it.
 
         Returns:
-            Figures by tag: of the policy after it, of its last gradient step, of the episodes that ended.
+            Figures by tag: of the policy after the update, of its last gradient step, of the episodes that ended.
 
         Raises:
             GradientMismatchError: If autograd's gradient is not the manual one.
-            NonFiniteError: If an observation, a reward or a gradient is not finite. No step is taken along it; earlier
-                steps of the same update stay.
+            NonFiniteError: If an observation, a reward or a gradient is not finite. Its step is not taken; earlier
+                steps of the same update remain.
         """
         rollout = self.collector.collect(self.policy, self.generator)
         batch = weigh(rollout, self.value_function, self.config)
@@ -121,7 +120,7 @@ class Trainer:
         # Guess: how likely were the actions?
         distribution = self.policy.distribution(batch.observation)
         log_prob = distribution.log_prob(batch.action)  # [B]
-        with torch.set_grad_enabled(config.entropy_coefficient > 0):  # without a bonus its graph would only take memory
+        with torch.set_grad_enabled(config.entropy_coefficient > 0):  # without a bonus its graph only wastes memory
             entropy = distribution.entropy().mean()
         figures["policy/entropy"] = entropy.item()
 
@@ -143,8 +142,6 @@ class Trainer:
             loss = loss - config.entropy_coefficient * entropy
 
         # Derive
-        is_checked = config.check_gradient > 0 and self.num_updates % config.check_gradient == 0
-        own_gradient = self._gradient(policy_loss) if is_checked and config.entropy_coefficient else None
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -158,26 +155,20 @@ class Trainer:
         del distribution, log_prob, entropy, policy_loss, loss  # and the graph: the check needs as much memory again
 
         # Check: the same gradient by hand
-        if is_checked:
+        if config.check_gradient and self.num_updates % config.check_gradient == 0:
             figures |= check_gradient(
                 self.policy,
                 batch.observation,
                 batch.action,
                 multiplier,
                 env_steps=self.num_env_steps,
-                gradient=own_gradient,
+                entropy_coefficient=config.entropy_coefficient,
             )
 
-        # Step. Each gradient is clipped by itself: the value function's is often much the longer.
+        # Step. Each gradient is clipped separately: the value function's is often much longer.
         done = (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 0.0
         for name, optimizer in self.optimizers.items():
             if config.max_gradient_norm is not None:
                 optimizer.clip(norms[name], max_norm=config.max_gradient_norm)
             optimizer.step(1 - done)
         return figures
-
-    def _gradient(self, policy_loss: Tensor) -> dict[str, Tensor]:
-        """The policy loss's own gradient, by parameter name; an entropy bonus is not in it."""
-        learned = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(policy_loss, tuple(learned.values()), retain_graph=True, materialize_grads=True)
-        return dict(zip(learned, gradients, strict=True))

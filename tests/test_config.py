@@ -71,7 +71,7 @@ def test_defaults_are_the_lesson():
         ({"num_envs": 10**6, "num_steps": 10**6}, ValueError, r"num_envs \* num_steps must be at most 134217728 rows"),
         ({"run_dir": ""}, ValueError, "run_dir must name a folder, got an empty string"),
         ({"run_dir": 3}, TypeError, "run_dir must be a path, got 3"),
-        ({"env_kwargs": {"a": {1}}}, TypeError, r"env_kwargs must be what JSON can hold, got \{'a': \{1\}\}"),
+        ({"env_kwargs": {"a": {1}}}, TypeError, r"env_kwargs must be representable as JSON, got \{'a': \{1\}\}"),
         ({"value_learning_rate": 0}, ValueError, "value_learning_rate must be .* above 0, got 0"),
         ({"checkpoint_every": -1}, ValueError, "checkpoint_every must be at least 0, got -1"),
         ({"check_gradient": -1}, ValueError, "check_gradient must be at least 0, got -1"),

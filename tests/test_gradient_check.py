@@ -155,15 +155,37 @@ def test_large_logits_are_compared_as_well(scale):
     torch.testing.assert_close(policy(observation), observation @ policy.layers[0].weight.T, rtol=1e-4, atol=1e-2)
 
 
-def test_a_gradient_may_be_handed_in():
-    """What `backward` left is then no matter: an entropy bonus is in it, for instance."""
-    policy, *batch = network()
-    right = {name: parameter.grad.clone() for name, parameter in policy.named_parameters()}
-    for parameter in policy.parameters():
-        parameter.grad += 1
-    check_gradient(policy, *batch, env_steps=1, gradient=right)
-    with pytest.raises(GradientMismatchError):
-        check_gradient(policy, *batch, env_steps=1)
+SPACES = [
+    spaces.Discrete(4, start=1),
+    spaces.MultiDiscrete([3, 2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Box(-1.0, 1.0, (2,)),
+]
+
+
+@pytest.mark.parametrize("space", [None, *SPACES], ids=str)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])  # of the logits: from near uniform to certain
+def test_the_entropy_bonus_is_part_of_the_gradient(space, scale):
+    generator = seeded()
+    policy = BiasPolicy(bias=-10 * scale)
+    if space is not None:
+        with as_global_stream(generator):
+            policy = MLPPolicy(spaces.Box(-1.0, 1.0, (3,)), space, (5,))
+        for parameter in policy.layers.parameters():
+            parameter.data.mul_(100 * scale if parameter is policy.layers[-1].weight else 1.0)
+    observation = torch.rand(50, 1 if space is None else 3, generator=generator)
+    action, multiplier = policy.sample(observation, generator), torch.randn(50, generator=generator)
+
+    def check(bonus, told):
+        policy.zero_grad()
+        loss = policy_gradient_loss(policy.log_prob(observation, action), multiplier)
+        (loss - bonus * policy.distribution(observation).entropy().mean()).backward()
+        return check_gradient(policy, observation, action, multiplier, env_steps=1, entropy_coefficient=told)
+
+    assert check(0.3, 0.3)["gradient/difference_in_units_of_u_c"] < LIMIT / 2
+    for wrong in (-0.3, 0.0, 0.301) if scale <= 1 else ():  # a policy that is certain has no entropy to speak of
+        with pytest.raises(GradientMismatchError):
+            check(wrong, 0.3)
 
 
 def test_a_frozen_parameter_is_left_out():

@@ -188,7 +188,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path, straight):
     train(config_of("cart", tmp_path))
     assert resume(tmp_path).num_updates == LAST
     assert different(tmp_path, straight("cart").run_dir) == []
-    with pytest.raises(SetupError, match="num_updates must be at least 20, the updates done, got 19"):
+    with pytest.raises(SetupError, match="num_updates must be at least 20, the number done, got 19"):
         resume(tmp_path, num_updates=19)
 
 
@@ -378,7 +378,7 @@ for kind in (Opaque, Growing, Changing, Choosing):
 def test_new_episodes_begin_if_the_environment_cannot_give_its_state(tmp_path):
     """Once for each resumption; the record goes on as if nothing had happened."""
     train(TrainConfig("Opaque-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL), should_stop=stop_after(8))
-    message = r"Opaque-v0 cannot give its state, .*file is a _io.TextIOWrapper.*new episodes begin"
+    message = r"Opaque-v0 cannot save its state, .*file is a _io.TextIOWrapper.*new episodes begin"
     with pytest.warns(UserWarning, match=message):
         resume(tmp_path, should_stop=stop_after(0))
     assert not read_newest(tmp_path)[1]["trainer"]["collector"]["episodes"]["length"].any()
@@ -390,7 +390,7 @@ def test_new_episodes_begin_if_the_environment_cannot_give_its_state(tmp_path):
 
 @pytest.mark.parametrize("kind", ["Growing", "Changing", "Choosing"])
 def test_a_state_that_cannot_be_put_back_does_not_end_a_run(tmp_path, kind):
-    """That such an environment cannot give its state shows late; the policy is whole all the same."""
+    """That such an environment cannot save its state shows late; the policy is whole all the same."""
     train(TrainConfig(f"{kind}-v0", run_dir=tmp_path, pictures=False, seed=3, **SMALL), should_stop=stop_after(8))
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")

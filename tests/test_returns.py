@@ -258,7 +258,7 @@ def test_refuses_shapes_that_differ(shape):
 
 
 def test_refuses_integers():
-    """Their discounted sums would be cut off."""
+    """Their discounted sums would be truncated."""
     with pytest.raises(ValueError, match="rewards and values must be floating, got integers"):
         reward_to_go(REWARD.long(), next_value=NEXT_VALUE, discount=0.5, **ends())
 

@@ -136,7 +136,7 @@ TABLE = [
     Row("pictures", False, set()),
     Row("step_timeout", 5.0, set()),
 ]
-ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "vectorization"}
+ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "vectorization", "check_update"}
 
 
 def observables(monkeypatch, updates, settings):

@@ -33,7 +33,7 @@ class Visit(NamedTuple):
 
 
 def visit_text(hunger: float, visit: Visit | None, hungry_above: float) -> str:
-    """One line: hunger, and once served the place, the order and the reward."""
+    """One line: hunger and, once served, the place, the order and the reward."""
     state = "hungry" if hunger > hungry_above else "not hungry"
     if visit is None:
         return f"hunger {hunger:.2f} ({state}): where to?"
@@ -44,7 +44,7 @@ def visit_text(hunger: float, visit: Visit | None, hungry_above: float) -> str:
 def visit_picture(
     hunger: float, visit: Visit | None, hungry_above: float, large_portion_probability: tuple[float, float]
 ) -> Picture:
-    """Hunger as a bar with its threshold, the two places with their odds, and once served the order and reward.
+    """Hunger as a bar with its threshold, the two places with their odds and, once served, the order and reward.
 
     Args:
         hunger: In [0, 1].

@@ -61,7 +61,7 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _number(name: str, value: Any, expected: str) -> NDArray[np.float64]:
-    """`value` as a float64 array, or an error with its name, what was expected and what came."""
+    """`value` as a float64 array, or an error with its name, what was expected and what was given."""
     array = _array(value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be {expected}, got {value!r}")
@@ -69,7 +69,7 @@ def _number(name: str, value: Any, expected: str) -> NDArray[np.float64]:
 
 
 def _in_range(name: str, value: Any, low: float, high: float) -> NDArray[np.float64]:
-    """`value` as a float64 array, or an error with its name, the range and what came."""
+    """`value` as a float64 array, or an error with its name, the range and what was given."""
     array = _number(name, value, f"a number in [{low:g}, {high:g}]")
     if not np.all((array >= low) & (array <= high)):  # refuses NaN as well
         raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
@@ -143,12 +143,12 @@ def _observation_space() -> gym.Space[NDArray[np.float32]]:
 
 
 class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
-    """Go for fries to one of two places, not knowing how large the order will be.
+    """Go for fries to one of two places, without knowing how large the order will be.
 
     ## Description
     Hungry or not, we go for fries to Squatch's Fry Shack or to Norm's Fry Hut. Squatch seldom serves a large
-    order, Norm mostly does. Nobody can tell beforehand which place was right: only the order, once served, says
-    whether it suited the hunger. This is the environment of StatQuest's lesson on policy gradients.
+    order, Norm mostly does. Nobody knows beforehand which place is right: only the order, once served, shows
+    whether it suits the hunger. This is the environment of StatQuest's lesson on policy gradients.
 
     ## Action space
     `Discrete(2)`
@@ -168,7 +168,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
     ## Reward
     `+reward_scale` for a large order when hungry or a small one when not, `-reward_scale` otherwise. Hungry means
     hunger strictly above `hungry_above`. With `reward_scheme="graded"` the reward is doubled if hunger is
-    further than 0.25 from `hungry_above`: there the outcome is more significant.
+    further than 0.25 from `hungry_above`, where the outcome is more significant.
 
     ## Starting state
     Hunger is drawn uniformly from [0, 1) at each reset. `reset(options={"hunger": 0.3})` forces it.
@@ -223,7 +223,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
         """Start a visit.
 
         Args:
-            seed: Seed of the environment's generator; None keeps the present one.
+            seed: Seed of the environment's generator; None keeps the current one.
             options: `{"hunger": x}` forces the hunger to x in [0, 1].
 
         Returns:
@@ -255,7 +255,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
             ValueError: If the action is not in the space.
             gymnasium.error.ResetNeeded: If no visit has been started.
         """
-        if isinstance(action, bool) or not self.action_space.contains(action):  # True is an int, and a mask of NumPy
+        if isinstance(action, bool) or not self.action_space.contains(action):  # True is an int, but a mask in NumPy
             raise ValueError(f"action must be 0 (Squatch) or 1 (Norm), in {self.action_space}, got {action!r}")
         if self._hunger is None or self._visit is not None:
             raise gym.error.ResetNeeded("Restaurant-v0 lasts one visit: call reset() before each step()")
@@ -266,7 +266,7 @@ class RestaurantEnv(gym.Env[NDArray[np.float32], "int | np.integer[Any]"]):
         return observation, float(reward), True, False, {"large_portion": bool(large), "hungry": bool(hungry)}
 
     def render(self) -> Any:
-        """The present visit: a line of text (ansi), a picture uint8 [H, W, 3] (rgb_array), else None."""
+        """The current visit: a line of text (ansi), a picture uint8 [H, W, 3] (rgb_array), else None."""
         if self.render_mode is None:
             gym.logger.warn('Restaurant-v0 has no render_mode: pass render_mode="rgb_array" or "ansi" to gym.make')
             return None
@@ -345,12 +345,12 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
 
     @cached_property
     def observation_space(self) -> gym.Space[Any]:  # type: ignore[override]
-        """Of all environments at once; made when asked for, since it takes more memory than the environments do."""
+        """Of all environments at once; made on first use, since it takes more memory than the environments."""
         return batch_space(self.single_observation_space, self.num_envs)
 
     @cached_property
     def action_space(self) -> gym.Space[Any]:  # type: ignore[override]
-        """Of all environments at once; made when asked for."""
+        """Of all environments at once; made on first use."""
         return batch_space(self.single_action_space, self.num_envs)
 
     def reset(
@@ -359,7 +359,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         """Start a visit in every environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: Seed of the one generator that all environments share; None keeps the present one.
+            seed: Seed of the one generator that all environments share; None keeps the current one.
             options: `"hunger"`: a number in [0, 1] or an array [N] of them. `"reset_mask"`: bool [N], at least one
                 True; the other environments keep their state.
 
@@ -439,7 +439,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
         """Draw whether each order is large, [N]."""
         draw = self.np_random.random(self.num_envs)
         squatch, norm = self.settings.large_portion_probability
-        to_norm: NDArray[np.bool_] = actions == int(Restaurant.NORM)  # as it is, an IntEnum takes five times as long
+        to_norm: NDArray[np.bool_] = actions == int(Restaurant.NORM)  # the IntEnum itself takes five times as long
         large: NDArray[np.bool_] = (to_norm & serves_large(draw, norm)) | (~to_norm & serves_large(draw, squatch))
         return large  # np.where takes many times as long on random masks
 
@@ -461,7 +461,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
             raise ValueError(
                 f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of shape {actions.shape}"
             )
-        if np.bitwise_or.reduce(actions) >> 1:  # a bit other than the last, of a negative number too
+        if np.bitwise_or.reduce(actions) >> 1:  # any bit but the last; negative numbers have one too
             index = int(np.flatnonzero((actions < 0) | (actions > 1))[0])
             raise ValueError(
                 f"actions must be 0 (Squatch) or 1 (Norm), in {self.action_space}, "
@@ -488,7 +488,7 @@ class RestaurantVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], NDArray[np.i
 def _visit_info(
     large: NDArray[np.bool_], hungry: NDArray[np.bool_], mask: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.bool_]]:
-    """The info of `RestaurantEnv.step`, batched as Gymnasium does: a key, and a mask of who has it."""
+    """The info of `RestaurantEnv.step`, batched as Gymnasium does: a key, and a mask of where it is set."""
     return {
         "large_portion": large & mask,
         "_large_portion": mask.copy(),

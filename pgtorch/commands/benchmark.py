@@ -1,6 +1,6 @@
-"""Measure speeds in one run, with one torch thread: this project's beside what people would use instead.
+"""Measure the speed of this project and of its alternatives in one run, with one torch thread.
 
-Times on a shared machine drift: read the ratios. Stable-Baselines3 is measured if it is installed.
+Times on a shared machine drift: compare the ratios. Stable-Baselines3 is measured if it is installed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row: a median over seeds, or a note why there is none."""
+    """One row: a median over seeds, or a note saying why there is none."""
 
     work: str
     who: str
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measurements(flags: Arguments) -> Iterator[Measurement]:
-    """All rows, rivals beside ours."""
+    """All rows, ours and the rivals'."""
     seeds = range(flags.seeds)
     groups = {"cartpole": cartpole, "learned": learned, "lesson": lesson_update}
     for name, group in groups.items():
@@ -199,7 +199,7 @@ def learned_return(env_id: str, seed: int) -> float:
             trainer.update()
     normalize = trainer.collector.normalize_observation
     run = TrainedRun(config=trainer.config, policy=trainer.policy, normalize_observation=normalize)
-    first = 1000 * (seed + 1)  # the environments count on from it, so no two seeds play the same episodes
+    first = 1000 * (seed + 1)  # the environments use the seeds after it, so no two seeds play the same episodes
     return float(play_episodes(run, 100, greedy=True, seed=first).mean())
 
 
@@ -211,7 +211,7 @@ def lesson_update(seeds: range) -> Iterator[Measurement]:
 
 
 def lesson_ours(seed: int) -> float:
-    """Seconds an update, gradient check and both logs on."""
+    """Seconds per update, with the gradient check and both logs on."""
     with tempfile.TemporaryDirectory() as folder:
         trainer, writer = Trainer(TrainConfig(seed=seed)), MetricsWriter(Path(folder))
 
@@ -223,7 +223,7 @@ def lesson_ours(seed: int) -> float:
 
 
 def lesson_by_hand(seed: int) -> float:
-    """Seconds an update of a loop with gym.make, Categorical, torch.optim.SGD and SummaryWriter; ten tags, no check."""
+    """Seconds per update, in a loop of gym.make, Categorical, torch.optim.SGD and SummaryWriter; 10 tags, no check."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- only here
 
     torch.manual_seed(seed)
@@ -259,7 +259,7 @@ def lesson_by_hand(seed: int) -> float:
 
 
 def restaurant(seeds: range, largest: int) -> Iterator[Measurement]:
-    """Samples a second and memory from 1 environment to the largest number."""
+    """Samples per second and memory, from 1 environment to the largest number."""
     rivals = {"pgtorch": restaurant_ours, "bare torch, no environment": restaurant_bare}
     count = 1
     while count <= largest:
@@ -275,7 +275,7 @@ def restaurant(seeds: range, largest: int) -> Iterator[Measurement]:
 
 
 def peak_memory(measure: Callable[[int, int], float], num_envs: int) -> float:
-    """Bytes that a process of its own grows by, from a run of 16 environments to one of many."""
+    """Bytes by which a separate process grows from a run of 16 environments to one of many."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         small, large = (pool.apply(_memory_after, (measure, count)) for count in (16, num_envs))
     return large - small
@@ -289,7 +289,7 @@ def _memory_after(measure: Callable[[int, int], float], num_envs: int) -> float:
 
 
 def restaurant_ours(seed: int, num_envs: int) -> float:
-    """Samples a second through environment, loss, backward, gradient check and step."""
+    """Samples per second through environment, loss, backward, gradient check and step."""
     trainer = Trainer(TrainConfig(seed=seed, num_envs=num_envs, learning_rate=0.1))
     return num_envs / _time(trainer.update, _repetitions(num_envs))
 
@@ -320,7 +320,7 @@ def _repetitions(num_envs: int) -> int:
 
 
 def _time(work: Callable[[], Any], repetitions: int, finish: Callable[[], Any] = bool) -> float:
-    """Seconds a call, including `finish` at the end, after a tenth as many calls to warm up."""
+    """Seconds per call, including `finish` at the end, after a tenth as many warm-up calls."""
     for _ in range(max(1, repetitions // 10)):
         work()
     finish()

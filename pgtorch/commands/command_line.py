@@ -1,4 +1,4 @@
-"""What the commands share: parsing, and messages in one line."""
+"""What the commands share: parsing, and one-line messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-FAILED, WRONG_INPUT = 1, 2  # exit status: the work failed; the user asked for what cannot be done
+FAILED, WRONG_INPUT = 1, 2  # exit status: the work failed; the request cannot be carried out
 PACKAGE = Path(__file__).parents[1]
 
 T = TypeVar("T")
@@ -24,15 +24,15 @@ def parse(
     default: T | None = None,
     hint: str = "",
 ) -> T:
-    """Make a dataclass from flags, as `pgtorch.commands.flags` says.
+    """Make a dataclass from flags, as `pgtorch.commands.flags` describes.
 
     Args:
         target: The dataclass.
         description: What the command does, for --help.
-        arguments: The words after the command; None takes those of this process.
-        command: Name of the command; None takes that of the dataclass's module.
-        default: Holds the defaults, and is the result if there are no words; None takes the dataclass's own.
-        hint: Said about an unknown flag, in place of a guess at what was meant.
+        arguments: The words after the command; None uses `sys.argv`.
+        command: Name of the command; None uses that of the dataclass's module.
+        default: Holds the defaults, and is the result if there are no words; None uses the dataclass's own.
+        hint: Added to the error about an unknown flag, instead of a guess at what was meant.
 
     Raises:
         SystemExit: With status 2, after one line on stderr, if a flag or a value is wrong; with status 0 after --help.
@@ -40,7 +40,7 @@ def parse(
     words = list(sys.argv[1:] if arguments is None else arguments)
     if default is not None and not words:
         return default
-    from pgtorch.commands.flags import read  # noqa: PLC0415 -- imports tyro: an eighth of a second, which others save
+    from pgtorch.commands.flags import read  # noqa: PLC0415 -- imports tyro, which takes an eighth of a second
 
     prog = f"pgtorch {command or target.__module__.rpartition('.')[2]}"
     try:
@@ -56,7 +56,7 @@ def complain(message: str, status: int) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """An error in words: its message and notes. One that nobody foresaw gets its type and where it was raised."""
+    """An error in words: its message and notes. An unexpected one gets its type and where it was raised."""
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
     frame = traceback.extract_tb(error.__traceback__)[-1]
     is_known = type(error).__module__.startswith(("pgtorch", "gymnasium")) or isinstance(error, OSError | ImportError)

@@ -1,4 +1,4 @@
-"""Play fresh episodes with the policy of a run, drawing its actions and taking the likeliest ones."""
+"""Play fresh episodes with a run's policy, once with drawn actions and once with the likeliest ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Arguments:
     """Steps after which an episode is cut off: not every environment has a time limit."""
 
     seed: Annotated[int, at_least(0, 2**63 - 1)] = 1_000_000
-    """Seed of environments and draws; not the one of the training."""
+    """Seed of environments and draws; not the training seed."""
 
     json: bool = False
     """Print JSON instead of a table."""
@@ -46,7 +46,7 @@ class Arguments:
     """human: also show the likeliest actions in a window; needs the human extra."""
 
     allow_import: tuple[str, ...] = ()
-    """Modules to import if the run names them, though they are not installed. Their code is executed."""
+    """Modules to import if the run names them, even if they are not installed. Their code is executed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = load_run(flags.run_dir, allow_import=flags.allow_import)
         found = evaluate(run, flags.episodes, seed=flags.seed, max_steps=flags.max_steps)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Gymnasium's, that the folder exists and that a wrapper opens a window
+            warnings.simplefilter("ignore")  # Gymnasium warns that the folder exists and that a wrapper opens a window
             if flags.video:
                 found["video"] = str(record(run, flags))
             if flags.render == "human":
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_env(run: TrainedRun, render_mode: str) -> gym.Env[Any, Any]:
-    """One environment of the run that shows itself."""
+    """One environment of the run that can be rendered."""
     settings = {name: value for name, value in run.config.env_kwargs.items() if name != "autoreset_mode"}
     return gym.make(run.config.env_id, render_mode=render_mode, **settings)
 

@@ -1,6 +1,6 @@
 """Flags from a dataclass, by tyro: `--learning-rate X` sets the field `learning_rate: Annotated[float, above(0)]`.
 
-The docstring under a field is its help, and its limit is shown behind it. A field without a default is a positional
+The docstring under a field is its help, followed by its limit. A field without a default is a positional
 argument.
 """
 
@@ -29,7 +29,7 @@ def read_json(words: list[str]) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: If it is none, or nested too deeply for Python's reader.
+        ValueError: If it is invalid, or nested too deeply for Python's parser.
     """
     try:
         return json.loads(words[0])
@@ -56,11 +56,11 @@ def read(
 
     Args:
         target: The dataclass.
-        words: What stands after the command.
-        default: Holds the defaults; None takes the dataclass's own.
+        words: What follows the command.
+        default: Holds the defaults; None uses the dataclass's own.
         prog: Name of program and command, for --help.
         description: What the command does, for --help.
-        hint: Said about an unknown flag, in place of a guess at what was meant.
+        hint: Added to the error about an unknown flag, instead of a guess at what was meant.
 
     Raises:
         TypeError, ValueError: If a flag or a value is wrong.
@@ -117,7 +117,7 @@ def explanations(target: type[Any]) -> dict[str, str]:
 
 
 def _first_paragraph(box: str) -> str:
-    """What tyro says in the box around its message, without frame, colors and help."""
+    """The message in tyro's box, without frame, colors and help."""
     title, *lines = re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()
     texts = (line.strip("│╰╯─- ") for line in lines)
     said = " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda text: not text, texts)))

@@ -1,4 +1,4 @@
-"""Train a policy by policy gradients. Without flags: the lesson. --resume DIR continues a run that was stopped."""
+"""Train a policy by policy gradients. Without flags: the lesson. --resume DIR continues a stopped run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pgtorch.record.folder import RUNS
 from pgtorch.run import SetupError, TrainResult, resume, train
 
 REDRAW_SECONDS = 0.1
-SETTLED = 500  # updates after which the last half no longer holds the way to the optimum
+SETTLED = 500  # updates after which the last half no longer includes the way to the optimum
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Flags beside --resume: the run has its own settings."""
+    """Flags allowed with --resume: the run has its own settings."""
 
     resume: Path = Path()
     """Folder of the run to continue."""
@@ -39,7 +39,7 @@ class Resume:
     """Stop when the mean return of the last 100 episodes reaches this. None keeps the run's own."""
 
     allow_import: tuple[str, ...] = ()
-    """Modules to import if the run names them, though they are not installed. Their code is executed."""
+    """Modules to import if the run names them, even if they are not installed. Their code is executed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error), WRONG_INPUT)
     print(summary(result))
     if not progress.started:
-        print("nothing was left to do       --num-updates or --target-return goes further")
+        print("nothing left to do           raise --num-updates or --target-return to continue")
     stopped = stop() and result.num_updates != bar.total
     if stopped:
         print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
@@ -73,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
-    """Settings from flags; those of a new run have the defaults of its environment."""
+    """Settings from flags; a new run has the defaults of its environment."""
     flags = [word.partition("=")[0] for word in words]
     if "--resume" in flags:
-        hint = " beside --resume, where only --num-updates, --target-return and --allow-import can be given"
+        hint = " with --resume, which allows only --num-updates, --target-return and --allow-import"
         return parse(Resume, __doc__, words, hint=hint)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--env-id", "--env_id", nargs="?", default=LESSON, const=LESSON)
@@ -85,7 +85,7 @@ def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
 
 
 def total(flags: Resume | TrainConfig) -> int | None:
-    """How many updates there will be; None if only the run's own files know."""
+    """The total number of updates; None if the run's config.json does not say."""
     if flags.num_updates is not None:
         return flags.num_updates
     try:
@@ -95,10 +95,10 @@ def total(flags: Resume | TrainConfig) -> int | None:
 
 
 class StopSignals:
-    """Catches Ctrl-C and SIGTERM: the first asks to stop, and calling this returns True; a second ends the process.
+    """Catches Ctrl-C and SIGTERM: after the first, calling this returns True; a second ends the process.
 
     Attributes:
-        number: Of the signal that came; 0 before.
+        number: Of the signal received; 0 before.
     """
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Progress:
 
 
 def summary(result: TrainResult) -> str:
-    """The result of a run, a figure a line."""
+    """The result of a run, one figure per line."""
     figures = result.summary
     lines = []
     if "bias" in figures:

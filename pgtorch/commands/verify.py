@@ -1,15 +1,19 @@
 """Verify gradients: autograd against the chain rule by hand, finite differences, exact expectations and samples.
 
 Without flags everything that the project ships is verified. The exit status is 1 if a row fails.
+
+With `--loss module:function --advantages module:function` your own loss and advantages are judged instead: whether the
+gradient of the expected loss is the policy gradient, by enumeration. The exit status is 1 if it is biased.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Generator
@@ -20,6 +24,8 @@ from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
 from pgtorch.limits import at_least
 from pgtorch.networks import make_policy, require_fit
+from pgtorch.proof.estimators import verify_estimator
+from pgtorch.proof.published import page
 from pgtorch.proof.suite import rows, shipped_rows
 from pgtorch.proof.table import Row
 
@@ -29,19 +35,31 @@ class Arguments:
     """Flags."""
 
     policy: str | None = None
-    """What to verify: bias, mlp, or module:Class. None takes bias in Restaurant-v0, mlp elsewhere."""
+    """What to verify: bias, mlp, or module:Class. None uses bias in Restaurant-v0, mlp elsewhere."""
 
     env_id: str | None = None
-    """Gymnasium id of the environment to verify it in. None takes Restaurant-v0."""
+    """Gymnasium id of the environment to verify it in. None uses Restaurant-v0."""
 
     json: bool = False
     """Print a JSON list of rows instead of a table."""
 
     seed: Annotated[int, at_least(0, 2**63 - 1)] = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random numbers."""
 
     episodes: Annotated[int, at_least(200, 10_000_000)] = 100_000
     """Episodes to sample if the exact gradient is known."""
+
+    loss: str | None = None
+    """module:function, called as loss(log_prob, old_log_prob, advantages, batch); see `pgtorch.proof.estimators`."""
+
+    advantages: str | None = None
+    """module:function, called as advantages(batch); it goes with --loss."""
+
+    discount: Annotated[float, at_least(0, 1)] = 1.0
+    """gamma of the objective that --loss is compared with; 1 is the undiscounted return."""
+
+    estimators: bool = False
+    """Print the table of published estimators, docs/estimators.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,9 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(Arguments, __doc__, arguments, default=Arguments())
     torch.set_num_threads(1)
     try:
-        wanted = wanted_rows(flags)
+        if flags.loss or flags.advantages or flags.estimators:
+            judged = judge_estimators(flags)
+        else:
+            judged, wanted = None, wanted_rows(flags)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
         return complain(describe(error), WRONG_INPUT)
+    if judged:
+        text, status = judged
+        print(text)
+        return status
     done = []
     for row in wanted:
         done.append(row)
@@ -66,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wanted_rows(flags: Arguments) -> Iterator[Row]:
-    """All rows, or those of one policy in one environment, which are made at once to see whether they fit."""
+    """All rows, or those of one policy in one environment, which are created first to check that they fit."""
     if flags.policy is None and flags.env_id is None:
         return shipped_rows(seed=flags.seed, episodes=flags.episodes)
     env_id = flags.env_id or LESSON
@@ -77,6 +102,39 @@ def wanted_rows(flags: Arguments) -> Iterator[Row]:
         policy = make_policy(name, *spaces)
     require_fit(policy, 1, *spaces)
     return rows(policy, env_id, seed=flags.seed, episodes=flags.episodes)
+
+
+def judge_estimators(flags: Arguments) -> tuple[str, int]:
+    """The verdict on the user's own estimator, or the table of published ones, and the exit status.
+
+    Raises:
+        ValueError: If flags do not go together, or a name is not module:function.
+        TypeError: If what is named is not callable.
+        Exception: Whatever the module or a function raises.
+    """
+    if flags.policy or flags.env_id:
+        raise ValueError("--loss, --advantages and --estimators do not go with --policy and --env-id")
+    if flags.estimators:
+        if flags.loss or flags.advantages:
+            raise ValueError("--estimators does not go with --loss and --advantages")
+        return page().rstrip(), 0
+    if not (flags.loss and flags.advantages):
+        raise ValueError("--loss and --advantages go together, got only one of them")
+    functions = load_function("loss", flags.loss), load_function("advantages", flags.advantages)
+    report = verify_estimator(*functions, discount=flags.discount)
+    text = json.dumps(report.as_dict(), indent=1) if flags.json else str(report)
+    return text, FAILED if report.kind == "biased" else 0
+
+
+def load_function(flag: str, name: str) -> Callable[..., Any]:
+    """The function that module:function names."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{flag} must be module:function, got {name!r}")
+    function = getattr(importlib.import_module(module), attribute)
+    if not callable(function):
+        raise TypeError(f"{flag} must be a function, got {name}, which is {type(function).__name__}")
+    return cast(Callable[..., Any], function)
 
 
 def line(row: Row) -> str:

@@ -1,7 +1,7 @@
-"""Stepping a vector environment, whatever its autoreset mode: what it returns is checked, new episodes follow old ones.
+"""Steps a vector environment in any autoreset mode, checks what it returns, and starts new episodes.
 
 Gymnasium's vector environments start new episodes in three ways; there is a class for each. After a step all of them
-say the same: what happened, which rows were real steps, and what the next actions are chosen at.
+report the same: what happened, which rows were real steps, and the observation for the next actions.
 
 Legend: N environments, D numbers of a flattened observation.
 """
@@ -22,7 +22,7 @@ from pgtorch.environment.spaces import clipper, flattener, seed_spaces
 class Transition(NamedTuple):
     """One step of N environments."""
 
-    reward: NDArray[Any]  # [N], as it was paid
+    reward: NDArray[Any]  # [N], as paid
     terminated: NDArray[np.bool_]  # [N]: the episode ended by its own rules
     truncated: NDArray[np.bool_]  # [N]: it was cut off, by a time limit for instance
     ended: NDArray[np.bool_]  # [N]: one of the two
@@ -38,13 +38,13 @@ class Stepper:
         env: Any `gymnasium.vector.VectorEnv` of supported spaces.
 
     Attributes:
-        observation: What the next actions are chosen at, flattened, [N, D].
+        observation: What the next actions are chosen for, flattened, [N, D].
         steps_taken: In each environment.
 
     Raises:
         TypeError: If a space is not supported.
 
-    `reset` and `step` raise `ContractError` and `NonFiniteError` if the environment does not keep to its spaces.
+    `reset` and `step` raise `ContractError` and `NonFiniteError` if the environment violates its spaces.
     """
 
     observation: NDArray[Any]
@@ -58,10 +58,10 @@ class Stepper:
         self._all_valid.flags.writeable = False
 
     def reset(self, seed: int | None = None) -> None:
-        """Start a new episode in every environment; those under way are given up.
+        """Start a new episode in every environment; those in progress are abandoned.
 
         Args:
-            seed: Of the environments and of their spaces' generators; None keeps the present ones.
+            seed: For the environments and their spaces' generators; None keeps their present state.
         """
         if seed is not None:
             seed_spaces(self.env, seed)
@@ -99,7 +99,7 @@ class Stepper:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step depends on beside the environment, as plain types and tensors; nothing is shared."""
+        """What the next step depends on besides the environment, as plain types and tensors; all copies."""
         return {
             "observation": torch.from_numpy(self.observation.copy()),
             "resetting": torch.from_numpy(self.resetting.copy()),
@@ -107,7 +107,7 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
-        """Take over what `state_dict` returned; without `mid_episode` new episodes have begun."""
+        """Restore what `state_dict` returned; without `mid_episode` new episodes have begun."""
         self.steps_taken = state["steps_taken"]
         if mid_episode:
             self.observation = state["observation"].numpy().copy()
@@ -119,7 +119,7 @@ class Stepper:
     def _start_episodes(
         self, action: NDArray[Any], infos: dict[str, Any], ended: NDArray[np.bool_], cut: NDArray[np.int64]
     ) -> NDArray[Any] | None:
-        """Make new episodes follow the ended ones.
+        """Start new episodes after the ended ones.
 
         Args:
             action: Of the step.
@@ -128,7 +128,7 @@ class Stepper:
             cut: The environments whose episode was cut off, [C].
 
         Returns:
-            Final observations of those that were cut off, [C, D]; None if there are none, or the next row shows them.
+            Final observations of those that were cut off, [C, D]; None if there are none or the next row shows them.
         """
         raise NotImplementedError
 
@@ -151,7 +151,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 class SameStep(Stepper):
-    """The environment returns the new episode's first observation at once, the final one beside it."""
+    """The environment returns the new episode's first observation at once, and the final one in its info."""
 
     def _start_episodes(
         self, action: NDArray[Any], infos: dict[str, Any], ended: NDArray[np.bool_], cut: NDArray[np.int64]
@@ -174,7 +174,7 @@ class NextStep(Stepper):
             self.resetting = ended  # the next row shows the final observation
             return None
         final = self.observation[cut] if len(cut) else None
-        self._take(self._step(action)[0])  # a row of filler only would teach nothing: it is stepped over here
+        self._take(self._step(action)[0])  # a row of only filler would teach nothing: skip it
         self.resetting = np.zeros_like(ended)
         return final
 
@@ -197,7 +197,7 @@ def make_stepper(env: VectorEnv[Any, Any, Any]) -> Stepper:
 
 
 def _one(batch: Any, index: int) -> Any:
-    """One environment's observation of a batch; of a native environment, or of Gymnasium's objects in an array."""
+    """One environment's observation in a batch, from a native environment or in Gymnasium's array of objects."""
     if isinstance(batch, dict):
         return {key: _one(part, index) for key, part in batch.items()}
     return tuple(_one(part, index) for part in batch) if isinstance(batch, tuple) else batch[index]

@@ -26,7 +26,7 @@ def make_vector_env(
         env_id: Gymnasium id; `module:Id-v0` imports the module that registers it.
         num_envs: N.
         env_kwargs: Keyword arguments of the environment.
-        vectorization: "native" for the environment's own vector class, "sync" if it lacks one; "sync"; or "async", a
+        vectorization: "native" for the environment's own vector class, "sync" if it lacks one; "sync"; or "async", one
             process each.
         step_timeout: Longest wait for one step of environments in other processes, in seconds.
 

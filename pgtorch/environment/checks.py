@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 MOST = float(np.finfo(np.float32).max)
-TOLERANCE = 1e-3  # relative and absolute: how far beyond a bound rounding may lead
+TOLERANCE = 1e-3  # relative and absolute: how far rounding may exceed a bound
 
 
 class ContractError(ValueError):
@@ -31,7 +31,7 @@ def require_finite(values: NDArray[Any], field: str, step: int) -> None:
         return
     if float(values.max()) <= MOST and float(values.min()) >= -MOST:
         return
-    where = np.argwhere(~(np.abs(values) <= np.float64(MOST)))[0].tolist()  # which float16 cannot hold
+    where = np.argwhere(~(np.abs(values) <= np.float64(MOST)))[0].tolist()  # float16 cannot hold it
     inner = f" at index {where[1:]}" if where[1:] else ""
     raise NonFiniteError(
         f"{field} must be finite, got {values[tuple(where)]}{inner}, of environment {where[0]} at step {step}"
@@ -39,9 +39,9 @@ def require_finite(values: NDArray[Any], field: str, step: int) -> None:
 
 
 def fits(space: gym.Space[Any], value: Any, batch: tuple[int, ...] = ()) -> bool:
-    """Whether an observation, or a batch of them, has the shapes and types of its space, and its choices are choices.
+    """Whether an observation, or a batch of them, has its space's shapes and types, and only choices that exist.
 
-    `ObservationBounds` checks whether the numbers of a `Box` are within its bounds.
+    `ObservationBounds` checks the bounds of a `Box`.
     """
     if isinstance(space, spaces.Box):
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
@@ -71,7 +71,7 @@ def describe(value: Any) -> str:
 
 
 def _describe_observation(value: Any) -> str:
-    """Its type and shape, and the beginning of it."""
+    """Its type, its shape and how it begins."""
     try:
         shape = np.shape(value)
     except ValueError:  # a ragged list
@@ -80,7 +80,7 @@ def _describe_observation(value: Any) -> str:
 
 
 def require_batch(space: gym.Space[Any], value: Any, num_envs: int, step: int) -> None:
-    """Raise `ContractError` if what a vector environment returned is no batch of N observations."""
+    """Raise `ContractError` if what a vector environment returned is not a batch of N observations."""
     if not fits(space, value, (num_envs,)):
         raise ContractError(
             f"observation must be a batch of {num_envs} in {space}, got {_describe_observation(value)}, at step {step}"
@@ -114,7 +114,7 @@ class ObservationBounds:
 
 
 def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, truncated: Any) -> None:
-    """Raise `ContractError` if the other fields of a vector environment's step are no arrays [N] of their kinds."""
+    """Raise `ContractError` if the other fields of a vector environment's step are not arrays [N] of the right kind."""
     for field, value, kinds in (
         ("reward", reward, "iufb"),
         ("terminated", terminated, "b"),
@@ -130,7 +130,7 @@ def require_fields(num_envs: int, step: int, reward: Any, terminated: Any, trunc
 
 
 class TupleContract(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks how many values a single environment returns: as the innermost wrapper, since others unpack them."""
+    """Checks how many values a single environment returns. It is the innermost wrapper, since others unpack them."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The wrapped reset, checked."""
@@ -145,12 +145,12 @@ class TupleContract(gym.Wrapper[Any, Any, Any, Any]):
 
     def _checked(self, returned: Any, expected: str) -> tuple[Any, ...]:
         if not isinstance(returned, tuple) or len(returned) != expected.count(",") + 1:
-            raise ContractError(f"what it returns must be a tuple {expected}, got {describe(returned)}")
+            raise ContractError(f"the returned value must be a tuple {expected}, got {describe(returned)}")
         return returned
 
 
 class StepContract(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks what a single environment returns, before a vector of them makes something else of it."""
+    """Checks what a single environment returns, before a vector environment converts it."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         outer, inner = None, env

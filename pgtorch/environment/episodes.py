@@ -17,12 +17,12 @@ class EpisodeStatistics:
         num_envs: N.
 
     Attributes:
-        recent: Returns of the last 100 episodes that ended, oldest first; those that end in one step by environment.
+        recent: Returns of the last 100 episodes that ended, oldest first; within one step, ordered by environment.
     """
 
     def __init__(self, num_envs: int) -> None:
         self.recent: deque[float] = deque(maxlen=100)
-        self.total = np.zeros(num_envs)  # [N], of the episodes under way
+        self.total = np.zeros(num_envs)  # [N], of the episodes in progress
         self.length = np.zeros(num_envs, np.int32)  # [N]
         self._start_over()
 
@@ -61,7 +61,7 @@ class EpisodeStatistics:
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollout depends on, as plain types and tensors; nothing is shared."""
+        """What the next rollout depends on, as plain types and tensors; all copies."""
         return {
             "recent": list(self.recent),
             "total": torch.from_numpy(self.total.copy()),
@@ -69,7 +69,7 @@ class EpisodeStatistics:
         }
 
     def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
-        """Take over what `state_dict` returned; without `mid_episode` new episodes have begun."""
+        """Restore what `state_dict` returned; without `mid_episode` new episodes have begun."""
         self.recent.clear()
         self.recent.extend(state["recent"])
         if mid_episode:

@@ -1,4 +1,4 @@
-"""Reads a graph that `graph_writer` wrote, into the objects of a fresh environment. What it reads may be forged."""
+"""Reads a graph written by `graph_writer` into the objects of a fresh environment. The graph may be forged."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from pgtorch.environment.tables import ATOMS, rebuilt
 _NEVER_MADE = (gym.Env, VectorEnv)
 _PLAIN = {name_of(kind): kind for kind in (*ATOMS, *SEQUENCES.values(), *MAPPINGS.values(), *WRITTEN, object)}
 _WRITTEN_KINDS = {kind.__name__: kind for kind in WRITTEN}
-_BUFFERS = {"pos": 624, "buffer_pos": 4}  # the highest position in a generator; NumPy does not check, and reads beyond
+_BUFFERS = {"pos": 624, "buffer_pos": 4}  # a generator's highest position; NumPy does not check it, and reads beyond
 
 
 class CannotContinueError(ValueError):
-    """A state is good, but a fresh environment cannot be brought to it; the message says why."""
+    """A state is valid, but cannot be restored into a fresh environment; the message says why."""
 
 
 class Reader:
@@ -60,7 +60,7 @@ class Reader:
         outside: The values outside of them, by place.
 
     Attributes:
-        changes: What is left to do, in order.
+        changes: What remains to be done, in order.
     """
 
     def __init__(self, nodes: list[Any], shared: list[Any], kinds: set[type], outside: Mapping[str, Any]) -> None:
@@ -73,11 +73,11 @@ class Reader:
         self._pending: deque[Callable[[], None]] = deque()
 
     def read_into(self, live: Any, reference: Any, where: str) -> None:
-        """Plan the graph that starts at a reference and is the state of a live object.
+        """Plan how to bring a live object to the state in the graph that starts at a reference.
 
         Raises:
-            CannotContinueError: If a fresh environment cannot be brought to it.
-            ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError: If it is no such graph.
+            CannotContinueError: If the state cannot be restored into a fresh environment.
+            ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError: If it is malformed.
         """
         if self._plan(reference, live, where) is not live:
             raise ValueError(f"{where} is another object")
@@ -104,7 +104,7 @@ class Reader:
         return {name: self._plan(item, live.get(name), f"{where}.{name}") for name, item in items.items()}
 
     def _later(self, fill: Callable[..., None], *arguments: Any) -> None:
-        """Fill what was made after all that may refer to it has been."""
+        """Fill a new value once everything that may refer to it has been made."""
         self._pending.append(functools.partial(fill, *arguments))
 
     def _make(self, number: int, live: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912 -- a table of kinds
@@ -129,7 +129,7 @@ class Reader:
             case ["written", str(kind), list(arguments)]:
                 _, read, allowed = WRITTEN[_WRITTEN_KINDS[kind]]
                 if not set(map(type, arguments)) <= allowed:
-                    raise TypeError(f"{where} is no {kind}")
+                    raise TypeError(f"{where} is not a {kind}")
                 return read(*arguments)
             case ["dtype", str(name)]:
                 return _dtype(name)
@@ -145,7 +145,7 @@ class Reader:
                 owner = self._plan(reference, getattr(live, "__self__", None), where)
                 function = getattr(type(owner), name)
                 if not isinstance(function, types.FunctionType):
-                    raise TypeError(f"{where} is no method")
+                    raise TypeError(f"{where} is not a method")
                 return types.MethodType(function, owner)
             case ["function", list(code), dict(enclosed), dict(kept)]:
                 made = live if code_of(live) == code else self._find(code[0], where)
@@ -188,7 +188,7 @@ class Reader:
     ) -> Any:
         """Fill the live object, or a new one.
 
-        Objects that define their own hash are always new, and filled at once, since a dict or a set may ask for it.
+        Objects that define their own hash are always new, and filled at once, since a dict or a set may need the hash.
         """
         kind: Any = type(live)
         own_hash = _has_own_hash(kind) and not isinstance(live, _NEVER_MADE)
@@ -222,11 +222,11 @@ class Reader:
         if not fits:
             raise TypeError(f"{where} should be a {name}")
         if not is_plain(kind) or kind.__new__ is not object.__new__ or hasattr(kind, "__del__"):
-            raise CannotContinueError(f"{where} was another {name}, which cannot be made")
+            raise CannotContinueError(f"{where} was another {name}, which cannot be created")
         return object.__new__(kind)
 
     def _find(self, name: str, where: str) -> Any:
-        """A class or function by name: of the environment's own modules, a space, or a plain type."""
+        """A class or function by name: from the environment's own modules, a space, or a plain type."""
         module, _, path = name.partition(":")
         found: Any = self._kinds.get(name)
         if found is None and (module in self._modules or module.startswith("gymnasium.spaces.")):
@@ -249,19 +249,19 @@ class Reader:
                     raise ValueError(f"{where} has {math.prod(shape)} elements")
                 made = np.ndarray(shape, memory.dtype, memory, offset, strides)
             case _:
-                raise ValueError(f"{where} is no array")
+                raise ValueError(f"{where} is not an array")
         made.flags.writeable = writeable
         return made
 
     def _read(self, name: str, shape: list[int], place: int, order: Any = "C") -> Any:
-        """An array of shared bytes, which must be as many as it needs."""
+        """An array made of shared bytes, whose number must fit."""
         data, dtype = base64.b64decode(self._shared[place], validate=True), _dtype(name)
         if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"{len(data)} bytes for an array of shape {shape!r:.100}")
         made = np.ndarray(shape, dtype, data, order=order)
         codes = np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)) if dtype.kind == "U" else np.zeros(1)
         if codes.max(initial=0) > sys.maxunicode:
-            raise ValueError("letters that are none")
+            raise ValueError("invalid characters")
         return made
 
     def _make_generator(self, node: Any, where: str) -> Any:
@@ -296,14 +296,14 @@ class Reader:
 
 
 def _has_own_hash(kind: Any) -> bool:
-    """Whether its objects are compared by what they hold; such an object may be a key."""
+    """Whether its objects are hashed by content; such an object may be a key."""
     return kind.__hash__ is not None and kind.__hash__ is not object.__hash__
 
 
 def _dtype(name: str) -> np.dtype[Any]:
     dtype = np.dtype(name)
     if dtype.kind not in DTYPE_KINDS or dtype.str != name:
-        raise TypeError(f"{name!r} is no type of plain numbers or letters")
+        raise TypeError(f"{name!r} is not a type of plain numbers or letters")
     return dtype
 
 

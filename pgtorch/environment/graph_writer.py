@@ -1,6 +1,6 @@
 """Writes the graph of objects that an environment consists of, node by node.
 
-A value is written as an atom, or as [the number of its node]. A node is a list: its kind, and what makes it up.
+A value is written as an atom, or as [the number of its node]. A node is a list: its kind, then its content.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pgtorch.environment.tables import ATOMS, Tables
 SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
 MAPPINGS = {kind.__name__: kind for kind in (dict, OrderedDict, Counter, defaultdict)}
 WRITTEN: dict[type, tuple[Callable[[Any], Iterable[Any]], Callable[..., Any], set[type]]] = {
-    # Written as arguments: what gives them, what takes them, their types.
+    # Written as arguments: how to get them, what takes them, their types.
     bytes: (lambda value: [value.hex()], bytes.fromhex, {str}),
     bytearray: (lambda value: [value.hex()], bytearray.fromhex, {str}),
     complex: (attrgetter("real", "imag"), complex, {float}),
@@ -51,15 +51,15 @@ MOST_VIEW = 2**24  # elements of a view that repeats its memory
 KEPT: dict[str, Any] = {"__defaults__": tuple | None, "__kwdefaults__": dict | None, "__dict__": dict}  # by a function
 _ARRAYS = np.ndarray, np.generic
 _CONSTANTS = EnvSpec, type, types.ModuleType, np.ufunc
-EMPTY = object()  # a cell's content, if it has none
+EMPTY = object()  # the content of an empty cell
 
 
 class UnknownStateError(TypeError):
-    """An environment holds something whose state cannot be taken; the message names it."""
+    """An environment holds something whose state cannot be saved; the message names it."""
 
 
 class Writer:
-    """Walks through a graph and writes it.
+    """Walks a graph and writes it.
 
     Args:
         tables: Those of earlier walks. None writes tables node by node.
@@ -76,13 +76,13 @@ class Writer:
         self._numbers: dict[int, int] = {}
         self._tables, self._data_only = tables, data_only
         self._nodes: list[Any] = []
-        self._found: list[tuple[Any, str]] = []  # the values of the nodes, written and to be written, and their places
+        self._found: list[tuple[Any, str]] = []  # values of all nodes, written or not, and their places
         self._shared: dict[Any, int] = {}
         self._contents: list[Any] = []
         self._outside: dict[int, str] = {}
 
     def write(self, root: Any) -> str:
-        """The graph that is reached from an environment or a value, as JSON.
+        """The graph reachable from an environment or a value, as JSON.
 
         Raises:
             UnknownStateError: If it holds something that cannot be restored.
@@ -93,7 +93,7 @@ class Writer:
         if not self._data_only:
             outside, state["spaces"] = values_outside(self.kinds), {}
             for place, value in outside.items():
-                if id(value) in self._numbers:  # by then its class may not have been known
+                if id(value) in self._numbers:  # its class may not have been known before
                     self._nodes[self._numbers[id(value)]] = ["outside", place]
                 if isinstance(value, gym.Space):
                     state["spaces"][place] = len(self._found)
@@ -104,7 +104,7 @@ class Writer:
         state |= {"nodes": self._nodes, "shared": self._contents}
         try:
             return json.dumps(state, default=lambda item: item.tolist())
-        except (RecursionError, ValueError) as error:  # more digits than Python writes, for instance
+        except (RecursionError, ValueError) as error:  # an integer with too many digits, for instance
             raise UnknownStateError(f"{name} holds what JSON cannot express ({error})") from None
 
     def containers(self) -> list[int]:
@@ -112,7 +112,7 @@ class Writer:
         return [key for key, number in self._numbers.items() if self._nodes[number][0] in ("list", "dict")]
 
     def _work(self) -> None:
-        for value, where in itertools.islice(self._found, len(self._nodes), None):  # which grows
+        for value, where in itertools.islice(self._found, len(self._nodes), None):  # the list grows meanwhile
             self._nodes.append(self._node(value, where))
 
     def _reference(self, value: Any, where: str) -> Any:
@@ -146,7 +146,7 @@ class Writer:
         if self._tables and kind in (list, dict) and (table := self._tables.find(value)):
             return ["table", self._share(table.key, table.content)]
         if SEQUENCES.get(name) is kind:
-            is_set = self._data_only and kind in (set, frozenset)  # whose order is another in another process
+            is_set = self._data_only and kind in (set, frozenset)  # whose order differs between processes
             items = sorted(value, key=repr) if is_set else value
             return [name, self._references(items, where), getattr(value, "maxlen", None)]
         if MAPPINGS.get(name) is kind:
@@ -237,7 +237,7 @@ class Writer:
         return self._share(data, lambda: base64.b64encode(data).decode())
 
     def _share(self, key: Any, content: Callable[[], Any]) -> int:
-        """Write a content once, however many nodes have it; its number."""
+        """Write a content once, however many nodes share it; return its number."""
         number = self._shared.setdefault(key, len(self._contents))
         if number == len(self._contents):
             self._contents.append(content())
@@ -245,7 +245,7 @@ class Writer:
 
 
 def digests(outside: Mapping[str, Any]) -> dict[str, str]:
-    """What tells whether the values outside an environment's objects have changed; without those it cannot write."""
+    """Digests that show whether values outside an environment's objects changed; what cannot be written is left out."""
     found = {}
     for place, value in outside.items():
         if not isinstance(value, gym.Space):
@@ -256,7 +256,7 @@ def digests(outside: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_constant(value: Any) -> bool:
-    """Whether it cannot change while an environment is played."""
+    """Whether it cannot change while an environment runs."""
     if isinstance(value, types.BuiltinFunctionType):
         return isinstance(value.__self__, types.ModuleType | None)
     return value is Ellipsis or isinstance(value, _CONSTANTS)
@@ -279,17 +279,17 @@ def slots(kind: Any) -> dict[str, Any]:
 
 
 def _own_slots(kind: Any) -> dict[str, Any]:
-    own = vars(kind)  # a class of a C library has descriptors, too, but no "__slots__"
+    own = vars(kind)  # a class of a C library has descriptors too, but no "__slots__"
     return {k: item for k, item in own.items() if "__slots__" in own and type(item) is types.MemberDescriptorType}
 
 
 def cells(function: Any) -> list[tuple[str, Any]]:
-    """The cells of what a function encloses, by name."""
+    """The closure cells of a function, by name."""
     return list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
 
 
 def content_of(cell: Any) -> Any:
-    """What a function encloses in a cell, which may be empty."""
+    """The content of a closure cell; `EMPTY` if it is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -297,7 +297,7 @@ def content_of(cell: Any) -> Any:
 
 
 def code_of(function: Any) -> list[str]:
-    """What tells one function from another: its name, its place, and what it does."""
+    """What identifies a function: its name, its place, and its code."""
     if not isinstance(function, types.FunctionType):
         return []
     code = function.__code__
@@ -306,7 +306,7 @@ def code_of(function: Any) -> list[str]:
 
 
 def name_of(value: Any) -> str:
-    """Where a class, a function or a module comes from, as "module:name"; of another value, its class."""
+    """Where a class, a function or a module comes from, as "module:name"; for another value, its class."""
     if isinstance(value, types.ModuleType):
         return f"{value.__name__}:"
     if isinstance(value, np.ufunc):

@@ -1,7 +1,7 @@
-"""Observations and rewards brought to a scale of about 1 by running statistics.
+"""Scales observations and rewards to about 1 by running statistics.
 
 The statistics are updated between rollouts, never within one: one policy plays a whole rollout. The scale of rewards
-includes the rollout that they come from, so that not even the first one is learned from in raw numbers.
+includes the rollout that they come from, so that even the first rollout is scaled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RunningMoments:
         self.variance = np.ones(size)
 
     def update(self, rows: NDArray[np.floating]) -> None:
-        """Take in rows [B, size]."""
+        """Add rows [B, size]."""
         count = self.count + len(rows)
         mean, variance = rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64)
         shift = mean - self.mean
@@ -49,7 +49,7 @@ class RunningMoments:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.count = state["count"]
         self.mean, self.variance = state["mean"].numpy().copy(), state["variance"].numpy().copy()
 
@@ -74,7 +74,7 @@ class ObservationNormalizer:
         return self.moments.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.moments.load_state_dict(state)
 
 
@@ -89,7 +89,7 @@ class RewardNormalizer:
     def __init__(self, num_envs: int, discount: float) -> None:
         self.moments = RunningMoments(1)
         self.discount = discount
-        self.discounted = np.zeros(num_envs)  # return of the episodes under way, [N]
+        self.discounted = np.zeros(num_envs)  # return of the episodes in progress, [N]
 
     def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.floating]:
         """Normalize rewards of any shape by the statistics so far."""
@@ -98,7 +98,7 @@ class RewardNormalizer:
         return normalized
 
     def update(self, reward: NDArray[np.floating], *, ended: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-        """Take in a rollout, each [T, N]."""
+        """Add a rollout, each [T, N]."""
         returns = np.empty(reward.shape)
         for t in range(len(reward)):
             self.discounted = np.where(valid[t], self.discount * self.discounted + reward[t], self.discounted)
@@ -107,11 +107,11 @@ class RewardNormalizer:
         self.moments.update(returns[valid][:, None])
 
     def state_dict(self) -> dict[str, Any]:
-        """Its statistics and the returns of the episodes under way, as plain types and tensors."""
+        """Its statistics and the returns of the episodes in progress, as plain types and tensors."""
         return {**self.moments.state_dict(), "discounted": torch.from_numpy(self.discounted.copy())}
 
     def load_state_dict(self, state: dict[str, Any], *, mid_episode: bool) -> None:
-        """Take over what `state_dict` returned; without `mid_episode` new episodes have begun."""
+        """Restore what `state_dict` returned; without `mid_episode` new episodes have begun."""
         self.moments.load_state_dict(state)
         if mid_episode:
             self.discounted = state["discounted"].numpy().copy()

@@ -1,7 +1,7 @@
 """What an environment may keep outside its objects: in its classes, and in the globals of its module.
 
-Followed are the classes of its objects and, from their methods, the functions and classes of the same module.
-Not seen: what other modules keep, and what is reached by other ways than by name.
+This follows the classes of its objects and, from their methods, the functions and classes of the same module. It does
+not see what other modules keep, or what is not reached by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FOREIGN = sys.stdlib_module_names - {"__main__"} | {"gymnasium", "numpy", "pgto
 
 
 def is_own(value: Any) -> bool:
-    """Whether a class or function belongs to an environment, not to a library that environments are made with."""
+    """Whether a class or function belongs to an environment, not to a library that environments are built on."""
     return (value.__module__ or "builtins").partition(".")[0] not in _FOREIGN
 
 
@@ -23,7 +23,7 @@ def values_outside(kinds: Iterable[type]) -> dict[str, Any]:
     """The attributes of classes, and the globals that their methods name.
 
     Args:
-        kinds: Classes of an environment's objects. Those of libraries are skipped, their bases are followed.
+        kinds: Classes of an environment's objects. Their bases are included; library classes are skipped.
 
     Returns:
         The values by name, sorted, such as "module.Class.attribute" and "module.name", without functions and classes.
@@ -58,6 +58,6 @@ def values_outside(kinds: Iterable[type]) -> dict[str, Any]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The names that a function and the functions within it look up."""
+    """The names looked up by a function and the functions within it."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*inner)

@@ -1,4 +1,4 @@
-"""Observations of any space as rows of numbers, and actions as an environment can take them."""
+"""Turns observations of any space into rows of numbers, and actions into what an environment takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
         space: The space of one observation.
 
     Returns:
-        A function of (batch, N) that gives [N, gymnasium.spaces.flatdim(space)], with no loop over the N.
+        A function of (batch, N) that gives [N, gymnasium.spaces.flatdim(space)], without a loop over N.
 
     Raises:
         TypeError: If the space is not supported; the message names it.
@@ -50,13 +50,13 @@ def seed_spaces(env: Any, seed: int) -> None:
     """Seed the generators of all spaces in an environment, which would seed themselves from the operating system.
 
     Args:
-        env: A `gymnasium.Env` or `gymnasium.vector.VectorEnv`; also what it wraps, and the environments that it steps.
-        seed: Of the first space; the others count on from it.
+        env: A `gymnasium.Env` or `gymnasium.vector.VectorEnv`. What it wraps and steps is included.
+        seed: Of the first space; the others get the numbers after it.
     """
     found: dict[int, gym.Space[Any]] = {}
     pending = [env]
     for layer in pending:
-        held: dict[str, Any] = {}  # not by getattr: some make a space when they are asked for it
+        held: dict[str, Any] = {}  # not by getattr: some make a space on access
         for namespace in (*map(vars, reversed(type(layer).__mro__)), vars(layer)):
             held |= namespace
         found |= {id(space): space for space in held.values() if isinstance(space, gym.Space)}
@@ -68,7 +68,7 @@ def seed_spaces(env: Any, seed: int) -> None:
 def clipper(space: gym.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """A function that turns a policy's actions into what the environment takes: within a `Box`, of the space's dtype.
 
-    The policy's own action is what its log-probability belongs to; the clipped one goes to the environment only.
+    The log-probability belongs to the policy's own action; the clipped one only goes to the environment.
 
     Raises:
         TypeError: If the space is not supported; the message names it.

@@ -1,15 +1,15 @@
-"""The state of an environment as text, and the way back.
+"""Saves the state of an environment as text, and restores it.
 
-Refused, with the place named, is what cannot be restored to the last bit: environments in other processes, data of C
+What cannot be restored to the last bit is refused, with the place named: environments in other processes, data of C
 libraries (a physics engine, an emulator), files, iterators, tensors, arrays of objects. A run with such an environment
 resumes with new episodes.
 
 Everything else is walked as a graph: attributes, containers, arrays and views of them, random generators, wrappers,
-helper objects, spaces, and what functions enclose. What two names share, they share again afterwards. The environments
-of a fresh run with the same settings are filled; other objects are made if it lacks them, without running their
-constructors. A set keeps its items, but not always their order.
+helper objects, spaces, and closures. Objects that were shared are shared again afterwards. The state goes into the
+environments of a fresh run with the same settings; missing objects are created without running their constructors. A
+set keeps its items, but not always their order.
 
-What lies in classes and globals is compared, not restored: a state is refused if a fresh environment has it otherwise.
+State in classes and globals is compared, not restored: if a fresh environment differs there, the state is refused.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def take_state(env: Any) -> str:
             state = writer.write(env)
         finally:
             tables.forget_unused()
-        if not tables.bar(writer.containers()):  # what it came to by another way must be written as one object
+        if not tables.bar(writer.containers()):  # what is also reached in another way must be written as one object
             return state
 
 
 def why_unknown(env: Any) -> str:
-    """Why the state of an environment cannot be taken; an empty string if it can.
+    """Why the state of an environment cannot be saved; an empty string if it can.
 
-    Ask once at the start of a run: static tables are remembered then, which makes each save fast.
+    Call once at the start of a run: this caches static tables, which makes each save fast.
     """
     try:
         take_state(env)
@@ -66,7 +66,7 @@ def why_unknown(env: Any) -> str:
 
 
 def put_state(env: Any, state: object) -> None:
-    """Bring a fresh environment to a state that `take_state` returned.
+    """Restore a state that `take_state` returned into a fresh environment.
 
     Args:
         env: Made with the same settings, after its first reset. If an error is raised, nothing has changed in it.
@@ -74,13 +74,13 @@ def put_state(env: Any, state: object) -> None:
 
     Raises:
         CannotContinueError: If the state needs what a fresh environment lacks, or if its classes or globals differ.
-        ValueError: If it is no state of such an environment.
+        ValueError: If it is not a state of such an environment.
     """
     name, live = type(env).__name__, Writer(Tables())
     try:
         live.write(env)
     except UnknownStateError as error:
-        raise CannotContinueError(f"{name} cannot take over a state, {error}") from error
+        raise CannotContinueError(f"{name} cannot be given a state, {error}") from error
     outside = values_outside(live.kinds)
     try:
         saved = json.loads(state)  # type: ignore[arg-type]  # a TypeError is handled
@@ -93,8 +93,8 @@ def put_state(env: Any, state: object) -> None:
     except CannotContinueError:
         raise
     except _MALFORMED as error:
-        raise ValueError(f"{name}: what was saved is no state of it ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{name}: what was saved is not a state of it ({type(error).__name__}: {error})") from error
     if different:
-        raise CannotContinueError(f"{', '.join(different)} lies outside the objects of {name}, and is not what it was")
+        raise CannotContinueError(f"{', '.join(different)} lies outside the objects of {name}, and has changed")
     for change in reader.changes:
         change()

@@ -17,7 +17,7 @@ _WORDS = 624  # of a Mersenne Twister
 
 
 def take_global_streams() -> dict[str, Any]:
-    """The states of the three global generators: two as JSON, torch's, that of the CPU, as a tensor."""
+    """The states of the three global generators: two as JSON, torch's (for the CPU) as a tensor."""
     legacy: Any = np.random.get_state()
     name, key, *rest = legacy
     python, numpy = json.dumps(random.getstate()), json.dumps([name, key.tolist(), *rest])
@@ -31,7 +31,7 @@ def put_global_streams(state: object) -> None:
         state: What `take_global_streams` returned.
 
     Raises:
-        ValueError: If it is anything else. Nothing has changed then.
+        ValueError: If it is anything else; then nothing has changed.
     """
     trial, legacy_trial = random.Random(), np.random.RandomState()
     try:
@@ -47,10 +47,10 @@ def put_global_streams(state: object) -> None:
         legacy_trial.set_state((name, key, position, *rest))
         torch.Generator().set_state(stream)
     except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError, LookupError) as error:
-        raise ValueError(f"what was saved are no states of global random streams ({error})") from error
+        raise ValueError(f"what was saved is not a state of the global random streams ({error})") from error
     legacy: Any = legacy_trial.get_state()
     if legacy[1].tolist() != key:
-        raise ValueError(f"what was saved are no states of global random streams ({len(key)} words)")
+        raise ValueError(f"what was saved is not a state of the global random streams ({len(key)} words)")
     random.setstate(trial.getstate())
     np.random.set_state(legacy)
     torch.set_rng_state(stream)
@@ -60,7 +60,7 @@ def seed_global_streams(seed: int) -> None:
     """Seed the three global generators.
 
     Args:
-        seed: Any integer; its lowest 32 bits count.
+        seed: Any integer; only its lowest 32 bits are used.
     """
     random.seed(seed % 2**32)
     np.random.seed(seed % 2**32)
@@ -69,7 +69,7 @@ def seed_global_streams(seed: int) -> None:
 
 @contextmanager
 def own_streams(seed: int) -> Iterator[None]:
-    """Give the body global streams of its own, seeded. The caller's return at the end, as they were.
+    """Give the body its own seeded global streams, and restore the caller's at the end.
 
     Args:
         seed: As for `seed_global_streams`.

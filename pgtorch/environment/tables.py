@@ -1,4 +1,4 @@
-"""Static tables of an environment, such as its transitions: written once, and recognized quickly at each later save."""
+"""Static tables of an environment, such as its transitions: written once, then recognized quickly at each save."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 ATOMS = frozenset({type(None), bool, int, float, str})
-_LEAST = 8  # items of a container that is worth remembering
+_LEAST = 8  # items in a container worth remembering
 
 
 class Table:
@@ -22,10 +22,10 @@ class Table:
         root: A list or a dict.
 
     Attributes:
-        key: What tables of the same content have in common.
+        key: Equal for tables with equal content.
 
     Raises:
-        TypeError, ValueError: If it is no such tree.
+        TypeError, ValueError: If it is not such a tree.
     """
 
     def __init__(self, root: Any) -> None:
@@ -55,12 +55,12 @@ class Table:
         self._content = ""
 
     def is_unchanged(self) -> bool:
-        """Whether each container holds the very objects that it held."""
+        """Whether each container still holds the same objects."""
         objects, keys = self._held()
         return np.array_equal(_addresses(objects), _addresses(self._objects)) and keys == self._keys
 
     def has_inside(self, ids: Any) -> bool:
-        """Whether one of some ids, an array of integers, is that of a container inside of it."""
+        """Whether any of these ids, an array of integers, is that of a container inside it."""
         return bool((self._inner[np.searchsorted(self._inner, ids) % len(self._inner)] == ids).any())
 
     def content(self) -> str:
@@ -70,7 +70,7 @@ class Table:
 
     def _held(self) -> tuple[Any, list[str]]:
         """What the containers hold, in order, with a mark after each; and the keys that are strings."""
-        objects = gc.get_referents(*self._separated)  # of a dict with other keys, these too
+        objects = gc.get_referents(*self._separated)  # for a dict with other keys, those too
         return np.fromiter(objects, object, len(objects)), list(itertools.chain.from_iterable(self._dicts))
 
 
@@ -78,7 +78,7 @@ _END = (object(),)
 
 
 def _addresses(objects: Any) -> Any:
-    """Where the objects of an array are: integers [N], of the same memory."""
+    """The addresses of the objects in an array: integers [N], in the same memory."""
     return np.ndarray(len(objects), np.intp, objects)
 
 
@@ -91,7 +91,7 @@ class Tables:
         self._barred: set[int] = set()
 
     def find(self, value: Any) -> Table | None:
-        """A list or dict as a table; None if it is none, or too small."""
+        """A list or dict as a table; None if it is not one, or too small."""
         if len(value) < _LEAST or id(value) in self._barred:
             return None
         table = self._known.pop(id(value), None)
@@ -111,7 +111,7 @@ class Tables:
         self._known, self._used = self._used, {}
 
     def bar(self, ids: Iterable[int]) -> bool:
-        """Bar the tables that contain one of some ids, so that they are no longer found; whether there are any."""
+        """Stop finding the tables that contain any of these ids; return whether there are any."""
         array = np.fromiter(ids, np.intp)
         barred = {key for key, table in self._known.items() if table.has_inside(array)}
         self._barred |= barred
@@ -132,7 +132,7 @@ def rebuilt(content: Any) -> Any:
     """A new table from its content, read from JSON.
 
     Raises:
-        LookupError, TypeError, ValueError: If it is none.
+        LookupError, TypeError, ValueError: If it is not one.
     """
     if type(content) in ATOMS:
         return content
@@ -141,7 +141,7 @@ def rebuilt(content: Any) -> Any:
         name, data = items
         dtype = np.dtype(name)
         if dtype.kind not in "biufc":
-            raise TypeError(f"{name} is no type of numbers")
+            raise TypeError(f"{name} is not a type of numbers")
         return np.frombuffer(bytes.fromhex(data), dtype)[0]
     values = map(rebuilt, items)
     return dict(zip(values, values, strict=True)) if kind == "dict" else {"list": list, "tuple": tuple}[kind](values)

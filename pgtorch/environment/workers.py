@@ -1,4 +1,4 @@
-"""Environments in other processes: none is waited for without end, and none outlives the process that started it."""
+"""Environments in other processes: waiting for them always ends, and none outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gymnasium.vector import AsyncVectorEnv, VectorWrapper
 from pgtorch.environment.checks import StepContract
 from pgtorch.environment.streams import seed_global_streams
 
-POLL_SECONDS = 0.2  # between two questions whether to stop
-STOP_SECONDS = 2.0  # that a worker has to answer once the run is to stop
-CLOSE_SECONDS = 3.0  # that all of them have to close their environments
+POLL_SECONDS = 0.2  # between checks whether to stop
+STOP_SECONDS = 2.0  # for a worker to answer once the run is asked to stop
+CLOSE_SECONDS = 3.0  # for all of them to close their environments
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class Interrupted(RuntimeError):  # noqa: N818 -- a request, not an error
-    """The run is to stop, and a worker does not answer."""
+    """The run was asked to stop, and a worker does not answer."""
 
 
 class StepTimeout(VectorWrapper):
@@ -39,7 +39,7 @@ class StepTimeout(VectorWrapper):
         seconds: Longest wait for the answers to one step or reset.
 
     Attributes:
-        should_stop: Asked while it waits. Once it returns True, a worker has `STOP_SECONDS` to answer.
+        should_stop: Called while it waits. Once it returns True, a worker has `STOP_SECONDS` to answer.
     """
 
     env: AsyncVectorEnv
@@ -91,11 +91,11 @@ class StepTimeout(VectorWrapper):
                 if self.should_stop():
                     stopping = stopping or now
                     if now - stopping > STOP_SECONDS:
-                        raise Interrupted(f"a worker did not answer a {what} when the run was to stop")
+                        raise Interrupted(f"a worker did not answer a {what} after the run was asked to stop")
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
-        """After any error the workers are lost: others may still be at work."""
+        """After any error all workers count as lost: some may still be busy."""
         level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1  # Gymnasium prints tracebacks
         try:
             yield
@@ -112,9 +112,9 @@ class StepTimeout(VectorWrapper):
 
 
 def make_async(env_id: str, num_envs: int, env_kwargs: dict[str, Any], *, step_timeout: float) -> StepTimeout:
-    """N environments, a process each.
+    """N environments, one process each.
 
-    The global random streams of a process are seeded when its environment is.
+    The global random streams of a process are seeded together with its environment.
 
     Args:
         env_id: Gymnasium id; `module:Id-v0` imports the module that registers it.
@@ -130,12 +130,12 @@ def make_async(env_id: str, num_envs: int, env_kwargs: dict[str, Any], *, step_t
 
 
 def _make(owner: int, in_main_thread: bool, env_id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """One environment: of a worker, or one that Gymnasium makes in the owner's process to look at."""
+    """One environment: a worker's, or the one that Gymnasium makes in the owner's process to inspect."""
     if os.getpid() == owner:
         return StepContract(gym.make(env_id, **env_kwargs))
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group, they are for the owner
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are meant for the owner
         signal.signal(number, lambda *_: None)
-    if sys.platform == "linux" and in_main_thread:  # the signal would come when the thread that forked ends
+    if sys.platform == "linux" and in_main_thread:  # else the signal would come when the forking thread ends
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return _OwnStreams(StepContract(gym.make(env_id, **env_kwargs)))

@@ -20,7 +20,7 @@ from restaurant_env.restaurant import SIGNIFICANT_DISTANCE
 class RestaurantModel:
     """Restaurant-v0 and the lesson's policy as formulas; hunger h is uniform on [0, 1], P(h) = sigmoid(w h + b).
 
-    The expected reward of going to place a is c(h) (2 q_a - 1). There q_a is the probability of a large order, and c is
+    The expected reward of going to place a is c(h) (2 q_a - 1). Here q_a is the probability of a large order, and c is
     +s above the threshold t and -s below it; graded rewards double c if h is more than 0.25 away from t. So c is
     constant on segments of h:
 
@@ -28,7 +28,7 @@ class RestaurantModel:
         J'(b) = 2 (q_N - q_S) / w * sum over segments [x, y] of c [P(y) - P(x)],      since dP/db = dP/dh / w
 
     Attributes:
-        weight: The policy's fixed weight w. What follows are the environment's settings.
+        weight: The policy's fixed weight w. The rest are the environment's settings.
         large_portion_probability: q of Squatch and of Norm.
         hungry_above: The threshold t.
         reward_scheme: "binary" or "graded".
@@ -76,7 +76,7 @@ class RestaurantModel:
         return 2 * (q_norm - q_squatch) * total
 
     def optimal_bias(self) -> float:
-        """The b of the largest J, where dJ/db falls through 0; infinite if one place is best at every hunger."""
+        """The b that maximizes J, where dJ/db falls through 0; infinite if one place is best at every hunger."""
         reach = abs(self.weight) + 40.0  # beyond it P(Norm) is within exp(-40) of 0 or 1 at every hunger
         candidates = [-math.inf, math.inf]
         grid = [-reach + 2 * reach * i / 4000 for i in range(4001)]
@@ -95,11 +95,11 @@ class RestaurantModel:
 
 
 def model_of(policy: Policy, env: Env[Any, Any]) -> RestaurantModel | None:
-    """The closed form for a policy in an environment; None for any but the lesson's. Subclasses may compute otherwise.
+    """The closed form for a policy in an environment; None except for the lesson's own classes, not subclasses.
 
     Args:
         policy: Of any class.
-        env: Of any class, wrapped or not. It is the inner environment that counts.
+        env: Of any class, wrapped or not; only the innermost environment counts.
     """
     restaurant = env.unwrapped
     if type(policy) is not BiasPolicy or type(restaurant) is not RestaurantEnv:

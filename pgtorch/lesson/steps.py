@@ -1,4 +1,4 @@
-"""One visit of the lesson: every factor of the derivative, and the step. All by the core; nothing is printed."""
+"""One visit of the lesson: every factor of the derivative, and the step. Computed by the core; prints nothing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from restaurant_env import Restaurant
 from restaurant_env.restaurant import is_hungry, reward_of, serves_large
 
 LEARNING_RATE = TrainConfig().learning_rate
-MODEL = RestaurantModel()  # holds the settings of the restaurants as well
+MODEL = RestaurantModel()  # also holds the settings of the restaurants
 
 
 class Visit(NamedTuple):
-    """What is given in a visit; the rest follows from the policy."""
+    """What a visit is given; the rest follows from the policy."""
 
     hunger: float  # in [0, 1]
     draw: float  # in [0, 1), picks the place
@@ -64,7 +64,7 @@ def take_step(
     """Update the policy's bias by one visit.
 
     Args:
-        policy: In float64; it learns.
+        policy: In float64; it is updated.
         visit: What is given.
         reward_scale: The reward is plus or minus this.
         learning_rate: A negative one steps the wrong way.

@@ -27,7 +27,7 @@ OWN_VISIT = Visit(hunger=0.1, draw=0.5, large=True)  # what act 4 shows without 
 
 
 def act_1() -> None:
-    """Backpropagation with known answers, and why there are none."""
+    """Backpropagation with known answers, and why we have none."""
     policy = BiasPolicy().double()
     weight = _number(policy.weight.item())
     _title("Act 1: if we knew the right answers")
@@ -90,7 +90,7 @@ def act_2() -> None:
         _show(visit, step, explain=count == 1)
     print(f"After both visits P(Norm) at hunger {_number(visit.hunger)} is {_number(step.new_p_norm)}.\n")
     _say(
-        "When we are not hungry, Norm has become less likely, and that is right. We needed no right answer for it. "
+        "When we are not hungry, Norm has become less likely, as it should. We did not need a right answer for that. "
         "Both visits moved the bias in the same direction, although the guesses were opposite: one was rewarded, the "
         "other was not."
     )
@@ -158,7 +158,7 @@ def _run_away(reward_scale: float) -> None:
     print()
     _say(
         f"The best bias is {MODEL.optimal_bias():.2f}. With the right sign, a rewarded guess becomes more likely. With "
-        "the wrong sign, a bad guess does, and the bias runs away from where it should be. After these visits the "
+        "the wrong sign, a bad guess does, and the bias runs away from its optimum. After these visits the "
         f"policy can expect a mean reward of {right} with the right sign, and of {wrong} with the wrong one."
     )
 
@@ -190,7 +190,7 @@ def act_5() -> None:
     print(f"    P(Norm | hunger 1.0)                   {last['policy/p_norm/hunger_1.0']:8.2f}")
     print(f"    autograd - by hand, largest difference {_number(difference):>8}\n")
     _say(
-        "Not hungry: Squatch. Hungry: Norm. And nobody ever gave a right answer. The bias does not come to rest, it "
+        "Not hungry: Squatch. Hungry: Norm. And nobody ever gave us a right answer. The bias never comes to rest; it "
         "hovers: each visit moves it, and even the better place sometimes disappoints "
         f"({1 - MODEL.large_portion_probability[1]:.0%} of Norm's orders are small)."
     )
@@ -217,7 +217,7 @@ REASONS = (
 
 
 def _show(visit: Visit, step: Step, rate: float = LEARNING_RATE, *, explain: bool = False) -> None:
-    """An update, from the hunger to the new bias; on request with the reason for each part."""
+    """An update, from the hunger to the new bias; with `explain`, also the reason for each part."""
     why = [_fill(reason, "     ") + "\n" if explain else "" for reason in REASONS]
     t = SimpleNamespace(**{key: _number(value) for key, value in step._asdict().items()})
     place, weight = _name(step.place), _number(BiasPolicy().weight.item())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,12 +17,13 @@ from pgtorch.gradient_check import difference_in_units
 from pgtorch.losses import importance_weighted
 from pgtorch.manual_gradient import gradient_magnitude, has_derivation
 from pgtorch.policies import Policy
-from pgtorch.proof.exact import FiniteMDP, expected_gradient, expected_return
+from pgtorch.proof.exact import FiniteMDP, expected_gradient, expected_return, state_values
 from pgtorch.proof.measures import (
     STANDARD_ERRORS,
     Gradient,
     autograd_gradient,
     flat,
+    learned,
     moved,
     relative_error,
     slope,
@@ -51,12 +53,12 @@ def mdp_rows(subject: str, policy: Policy, mdp: FiniteMDP, *, horizon: int, epis
         mdp: The process.
         horizon: Steps after which sampled episodes are cut off.
         episodes: How many are sampled.
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     policy = moved(policy, generator).double()
     yield _exact_against_finite_differences(subject, policy, mdp)
-    # Enumerated trajectories are short: start them everywhere but in states that end at once or never change.
+    # Enumerated trajectories are short: start them everywhere except in states that end at once or never change.
     live = torch.tensor(
         [
             any(not terminated or following != s for outcomes in actions for _, following, _, terminated in outcomes)
@@ -96,7 +98,7 @@ def unbiased_estimators(values: Tensor, *, discount: float) -> dict[str, Multipl
 
 
 def biased_estimators(values: Tensor, *, discount: float) -> dict[str, Multiplier]:
-    """What practice uses although it is biased; arguments as in `unbiased_estimators`."""
+    """Multipliers used in practice although they are biased; arguments as in `unbiased_estimators`."""
 
     def weight(played: Trajectories) -> Tensor:
         return returns.discount_weight(**_flags(played), discount=discount)
@@ -110,7 +112,7 @@ def biased_estimators(values: Tensor, *, discount: float) -> dict[str, Multiplie
 
 
 def _flags(played: Trajectories) -> dict[str, Tensor]:
-    """The horizon counts as a termination: in a process that lasts so long, nothing follows."""
+    """The horizon counts as a termination: in a process of that length, nothing follows."""
     ended = played.terminated | played.truncated
     return {"terminated": ended, "truncated": torch.zeros_like(ended), "valid": played.valid}
 
@@ -137,20 +139,52 @@ def _estimators(subject: str, policy: Policy, mdp: FiniteMDP, generator: Generat
         horizon, wanted = (1, exact_step) if name == "reward" else (HORIZON, exact)
         played = enumerate_trajectories(mdp, probability, horizon)
         yield _expectation(subject, policy, mdp, played, name, multiplier(played), wanted)
+    yield from _with_cuts(subject, policy, mdp)
     old = _probability(moved(policy, generator), mdp).detach()  # of the policy that acts while another one learns
     played = enumerate_trajectories(mdp, old, 1)
     log_prob, old_log_prob = (p[played.state, played.action].log() for p in (probability, old))
     reweighted = importance_weighted(played.reward, log_prob=log_prob, old_log_prob=old_log_prob, clip_range=math.inf)
     yield _expectation(subject, policy, mdp, played, "reward, importance-weighted", reweighted, exact_step)
     played = enumerate_trajectories(mdp, probability, HORIZON)
+    written_out = _biased_written_out(values, discount=mdp.discount)
     for name, multiplier in biased_estimators(values, discount=mdp.discount).items():
-        yield _bias(subject, name, _estimate(policy, mdp, played, multiplier(played))[0], exact)
+        found, again = (_estimate(policy, mdp, played, m(played))[0] for m in (multiplier, written_out[name]))
+        yield from _bias(subject, name, found, again, exact)
     last = torch.arange(len(mdp.outcomes)) >= len(mdp.outcomes) - 8  # a few states are enough for pairs of them
     few = FiniteMDP(mdp.outcomes, (mdp.start * last) / (mdp.start * last).sum(), mdp.discount)
     played = enumerate_trajectories(few, probability, 1)
-    for name, transform in (("mean", returns.subtract_mean), ("mean and deviation", returns.standardize)):
-        found, _ = _estimate(policy, mdp, played, _in_pairs(played, transform))
-        yield _bias(subject, f"{name} of a batch of 2 taken out", found, _exact(policy, few, 1))
+    for name, transform, of_two in (
+        ("mean", returns.subtract_mean, lambda one, other: (one - other) / 2),
+        ("mean and deviation", returns.standardize, lambda one, other: torch.sign(one - other) / math.sqrt(2)),
+    ):
+        one, other = played.reward[0][:, None], played.reward[0][None]
+        by_hand = (of_two(one, other) @ played.probability).reshape(1, -1)
+        pair = (_in_pairs(played, transform), by_hand)
+        found, again = (_estimate(policy, mdp, played, multiplier)[0] for multiplier in pair)
+        yield from _bias(subject, f"{name} of a batch of 2 removed", found, again, _exact(policy, few, 1))
+
+
+def _with_cuts(subject: str, policy: Policy, mdp: FiniteMDP) -> Iterator[Row]:
+    """Episodes cut off at the horizon, whose future is worth the exact V of the state where they are cut."""
+    probability = _probability(policy, mdp).detach()
+    values = state_values(mdp, probability)
+    wanted, played = _exact(policy, mdp, HORIZON, values), enumerate_trajectories(mdp, probability, HORIZON)
+    common: dict[str, Any] = {
+        "terminated": played.terminated,
+        "truncated": played.truncated,
+        "valid": played.valid,
+        "next_value": values[played.following],
+        "discount": mdp.discount,
+    }
+    weight = returns.discount_weight(
+        terminated=played.terminated, truncated=played.truncated, valid=played.valid, discount=mdp.discount
+    )
+    advantage = returns.generalized_advantage(played.reward, value=values[played.state], gae_lambda=0.95, **common)
+    for name, multiplier in (
+        ("reward-to-go, cut off", returns.reward_to_go(played.reward, **common)),
+        ("GAE, exact values, cut off", advantage),  # with exact values any lambda is unbiased
+    ):
+        yield _expectation(subject, policy, mdp, played, name, weight * multiplier, wanted)
 
 
 def _expectation(
@@ -166,13 +200,38 @@ def _expectation(
     return Row(subject, check, value, limit=limit, unit=unit, note=note)
 
 
-def _bias(subject: str, name: str, found: Gradient, exact: Gradient) -> Row:
+def _bias(subject: str, name: str, found: Gradient, again: Gradient, exact: Gradient) -> Iterator[Row]:
+    """The size of a bias; and the same expectation by another formula, since a size alone hides a wrong one."""
     size, note = relative_error(flat(found), flat(exact)), "documented, not a fault"
-    return Row(subject, f"bias of: {name}", size, unit="relative", known_bias=True, note=note)
+    yield Row(subject, f"bias of: {name}", size, unit="relative", known_bias=True, note=note)
+    error = relative_error(flat(found), flat(again))
+    yield Row(subject, f"written out: {name}", error, limit=1e-9, unit="relative", note="the same expectation")
+
+
+def _biased_written_out(values: Tensor, *, discount: float) -> dict[str, Multiplier]:
+    """`biased_estimators` as sums over the steps that follow, without recursion."""
+
+    def sums(step: Tensor, factor: float) -> Tensor:
+        num_steps = len(step)
+        return torch.stack(
+            [sum((factor ** (k - t) * step[k] for k in range(t, num_steps)), 0 * step[t]) for t in range(num_steps)]
+        )
+
+    def advantage(played: Trajectories) -> Tensor:
+        value = values[played.state] * played.valid
+        following = torch.cat([value[1:], torch.zeros_like(value[:1])])  # 0 after the end, where nothing is valid
+        delta = (played.reward + discount * following - value) * played.valid
+        age = torch.arange(len(delta)).double()[:, None]  # an episode's first step is the trajectory's
+        return discount**age * sums(delta, discount * 0.95) * played.valid
+
+    return {
+        "GAE, lambda 0.95, wrong values": advantage,
+        "undiscounted state weighting": lambda played: sums(played.reward * played.valid, discount) * played.valid,
+    }
 
 
 def _in_pairs(played: Trajectories, transform: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """One-step rewards transformed as a batch of two: each one's mean over what the other can be, [1, N]."""
+    """One-step rewards transformed in a batch of two: each averaged over all values of the other, [1, N]."""
     both = torch.ones(1, 2, dtype=torch.bool)
     averages = []
     for reward in played.reward[0]:
@@ -188,7 +247,7 @@ def _estimate(
     keep = played.valid.flatten()
     observation = torch.eye(len(mdp.outcomes), dtype=torch.float64)[played.state.flatten()[keep]]
     action = played.action.flatten()[keep]
-    weighted = (multiplier * played.probability).flatten()[keep] * keep.sum()  # the loss takes a mean over rows
+    weighted = (multiplier * played.probability).flatten()[keep] * keep.sum()  # the loss averages over rows
     gradient = {name: -part for name, part in autograd_gradient(policy, observation, action, weighted).items()}
     return gradient, gradient_magnitude(policy, observation, action, weighted) if has_derivation(policy) else None
 
@@ -201,12 +260,13 @@ def _probability(policy: Policy, mdp: FiniteMDP) -> Tensor:
     return torch.stack([policy.log_prob(states, action).exp() for action in actions], dim=1)
 
 
-def _exact(policy: Policy, mdp: FiniteMDP, horizon: int | None) -> Gradient:
+def _exact(policy: Policy, mdp: FiniteMDP, horizon: int | None, after: Tensor | None = None) -> Gradient:
     """The exact gradient of J: the policy gradient theorem, and the chain rule from pi(a|s) to the parameters."""
     probability = _probability(policy, mdp)
-    by_probability = expected_gradient(mdp, probability.detach(), horizon)
-    gradients = torch.autograd.grad(probability, list(policy.parameters()), by_probability)
-    return dict(zip([name for name, _ in policy.named_parameters()], gradients, strict=True))
+    by_probability = expected_gradient(mdp, probability.detach(), horizon, after=after)
+    parameters = learned(policy)
+    gradients = torch.autograd.grad(probability, list(parameters.values()), by_probability, materialize_grads=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
 def _exact_against_finite_differences(subject: str, policy: Policy, mdp: FiniteMDP) -> Row:

@@ -26,7 +26,7 @@ class FiniteMDP:
     """A decision process with S states and A actions, as a table of outcomes.
 
     Attributes:
-        outcomes: `outcomes[s][a]` lists what can come of action a in state s, as (probability, next state, reward,
+        outcomes: `outcomes[s][a]` lists what can follow action a in state s, as (probability, next state, reward,
             terminated).
         start: Probability of each state at the start, float64 [S].
         discount: gamma in [0, 1]. At 1 every policy in use must end its episodes, or there must be a horizon.
@@ -59,7 +59,7 @@ class FiniteMDP:
                 for _, following, reward, _ in outcomes:
                     if not 0 <= following < len(self.outcomes) or not math.isfinite(reward):
                         raise ValueError(
-                            f"outcomes[{s}][{a}] must lead to a state below {len(self.outcomes)} for a finite reward, "
+                            f"outcomes[{s}][{a}] must lead to a state below {len(self.outcomes)} with a finite reward, "
                             f"got state {following}, reward {reward}"
                         )
 
@@ -68,7 +68,7 @@ class FiniteMDP:
         """Read the table of one of Gymnasium's toy-text environments: `env.unwrapped.P` and `initial_state_distrib`.
 
         Raises:
-            TypeError: If the environment has no such table.
+            TypeError: If the environment lacks such a table.
         """
         table, start = getattr(env.unwrapped, "P", None), getattr(env.unwrapped, "initial_state_distrib", None)
         if table is None or start is None:
@@ -82,7 +82,7 @@ class FiniteMDP:
 
     @cached_property
     def transition(self) -> Tensor:
-        """P(s' | s, a) of the steps that do not terminate, [S, A, S]; what is missing to 1 has terminated."""
+        """P(s' | s, a) of the steps that do not terminate, [S, A, S]; the rest of each sum to 1 terminates."""
         result = torch.zeros(len(self.outcomes), len(self.outcomes[0]), len(self.outcomes), dtype=torch.float64)
         for s, a, (probability, following, _, terminated) in self._entries():
             result[s, a, following] += 0.0 if terminated else probability
@@ -131,16 +131,22 @@ def expected_return(mdp: FiniteMDP, probability: Tensor, horizon: int | None = N
 
 
 def expected_gradient(
-    mdp: FiniteMDP, probability: Tensor, horizon: int | None = None, *, discounted_states: bool = True
+    mdp: FiniteMDP,
+    probability: Tensor,
+    horizon: int | None = None,
+    *,
+    discounted_states: bool = True,
+    after: Tensor | None = None,
 ) -> Tensor:
-    """dJ/dpi(a|s) = d(s) Q(s, a): the policy gradient theorem. The chain rule gives the rest for any parameters.
+    """dJ/dpi(a|s) = d(s) Q(s, a): the policy gradient theorem. The chain rule does the rest for any parameters.
 
     For a table of softmax logits: dJ/dz(s, a) = d(s) pi(a|s) (Q(s, a) - V(s)); see `softmax_gradient`.
 
     Args:
         mdp: The process.
         probability: pi(a|s), float64 [S, A].
-        horizon: Steps after which an episode is cut off and its future is worth nothing; None for no limit.
+        horizon: Steps after which an episode is cut off; None for no limit.
+        after: What a state is worth where the horizon cuts, float64 [S], as a constant; None for nothing.
         discounted_states: False leaves gamma^t out of d, as practice does. That is no longer the gradient of J.
 
     Returns:
@@ -156,7 +162,7 @@ def expected_gradient(
         visits = torch.linalg.solve((identity - weight * move).T, mdp.start)
         result: Tensor = visits[:, None] * (mdp.reward + mdp.discount * mdp.transition @ value)
         return result
-    values = [torch.zeros_like(reward)]  # with 0, 1, 2, ... steps to go
+    values = [torch.zeros_like(reward) if after is None else after]  # with 0, 1, 2, ... steps to go
     for _ in range(horizon - 1):
         values.append(reward + mdp.discount * move @ values[-1])
     visits, result = mdp.start, torch.zeros_like(mdp.reward)
@@ -173,7 +179,7 @@ def softmax_gradient(mdp: FiniteMDP, probability: Tensor, horizon: int | None = 
 
 
 def _under(mdp: FiniteMDP, probability: Tensor) -> tuple[Tensor, Tensor]:
-    """Transitions [S, S] and rewards [S] when the policy chooses."""
+    """Transitions [S, S] and rewards [S] under the policy."""
     return torch.einsum("sa,san->sn", probability, mdp.transition), (probability * mdp.reward).sum(1)
 
 

@@ -16,27 +16,45 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from pgtorch.gradient_check import difference_in_units, limit_for
-from pgtorch.losses import policy_gradient_loss
+from pgtorch.losses import importance_weighted, policy_gradient_loss
 from pgtorch.manual_gradient import gradient_magnitude, has_derivation, manual_gradient
 from pgtorch.policies import Policy
-from pgtorch.proof.measures import STANDARD_ERRORS, autograd_gradient, flat, moved, slope, z_score
+from pgtorch.proof.measures import (
+    STANDARD_ERRORS,
+    autograd_gradient,
+    flat,
+    gradient_of,
+    learned,
+    moved,
+    relative_error,
+    slope,
+    z_score,
+)
 from pgtorch.proof.table import Row
 
-MOST_ACTIONS = 1_000  # a larger action space is not listed action by action
-SAMPLES, BATCHES = 20_000, 64  # rows of a batch, and how many
+MOST_ACTIONS = 1_000  # a larger action space is not enumerated
+SHORTEST = 1e-5  # a gradient shorter than that is compared with this length: slopes are rounded
+SAMPLES, BATCHES = 20_000, 64  # rows of a batch, and number of batches
 
 
 def policy_rows(
-    subject: str, policy: Policy, observation_space: gym.Space[Any], action_space: gym.Space[Any], *, seed: int
+    subject: str,
+    policy: Policy,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    *,
+    seed: int,
+    only: str | None = None,
 ) -> Iterator[Row]:
-    """What can be checked of any policy.
+    """The checks that apply to any policy.
 
     Args:
         subject: What the rows are about.
-        policy: The policy. Its copies are checked; it stays as it was.
+        policy: The policy. Copies of it are checked; it is not changed.
         observation_space: Where its observations come from.
         action_space: Where its actions belong.
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
+        only: The one check to make; None makes all.
     """
     generator = torch.Generator().manual_seed(seed)
     single = moved(policy, generator)
@@ -45,18 +63,28 @@ def policy_rows(
         ("autograd against manual, float32", single, _autograd_against_manual),
         ("autograd against manual, float64", double, _autograd_against_manual),
         ("autograd against finite differences", double, _finite_differences),
+        ("entropy against finite differences", double, _entropy_gradient),
+        ("clipped objective by autograd", double, _clipped_objective),
         ("gradient into the multiplier", double, _multiplier_is_a_constant),
         ("shapes that broadcast and are accepted", double, _broadcast_is_refused),
         ("samples outside the action space", double, _samples_in_space),
         ("probabilities sum to 1", double, _sum_of_probabilities),
         ("samples against log-probability", double, _mean_score),
         ("samples against entropy", double, _mean_surprise),
+        ("samples against joint probability", double, _joint_moments),
+        ("independence of rows", double, _independent_rows),
+        ("independence of draws", double, _independent_draws),
+        ("repeated random numbers", single, _resolution),
+        ("rows by themselves and again", double, _rows_alone),
+        ("likelier than the mode", double, _mode_is_a_maximum),
     ]
     for check, asked, measure in checks:
+        if only not in (None, check):
+            continue
         case = _Case(subject, check, asked, observation_space, action_space, generator)
         try:
             yield measure(case)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the policy cannot even be asked
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the policy cannot even be called
             yield case.row(math.inf, limit=0.0, note=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
@@ -94,11 +122,18 @@ class _Case:
         return torch.as_tensor(np.stack(rows)).to(self.dtype())
 
     def uncertain_observations(self) -> Tensor:
-        """The 16 of 1,024 observations with the largest entropy, repeated: a certain policy hides sampling faults."""
+        """16 of 1,024 observations, repeated: 8 of the largest entropy, 8 spread over those where no action is certain.
+
+        A certain policy hides a fault of sampling, and one that is nearly uniform hides a wrong temperature.
+        """
         observation = self.observations(1024)
         with torch.no_grad():
             entropy = self.policy.distribution(observation).entropy()
-        return observation[entropy.argsort(descending=True)[:16]].repeat_interleave(SAMPLES // 16, dim=0)
+        ranked = observation[entropy.argsort(descending=True)]
+        if not isinstance(self.action_space, spaces.Box):  # whose entropy may be negative
+            ranked = ranked[: max(16, int((entropy > entropy.max() / 20).sum()))]
+        spread = torch.linspace(8, len(ranked) - 1, 8).long()
+        return torch.cat([ranked[:8], ranked[spread]]).repeat_interleave(SAMPLES // 16, dim=0)
 
     def sample(self, observation: Tensor) -> Tensor:
         return self.policy.sample(observation, self.generator)
@@ -117,21 +152,44 @@ def _autograd_against_manual(case: _Case) -> Row:
     for count in (1, 3, 64, 1024):
         batch = case.batch(count)
         manual, magnitude = manual_gradient(policy, *batch), gradient_magnitude(policy, *batch)
+        magnitude = {name: magnitude[name] for name in learned(policy)}
         worst = max(worst, difference_in_units(autograd_gradient(policy, *batch), manual, magnitude)[0])
     return case.row(worst, limit=limit_for(policy), unit="u C", note="batches of 1, 3, 64 and 1,024")
 
 
 def _finite_differences(case: _Case) -> Row:
     observation, action, multiplier = case.batch(32)
-    gradient = flat(autograd_gradient(case.policy, observation, action, multiplier))
+    return _slopes_row(case, lambda: policy_gradient_loss(case.policy.log_prob(observation, action), multiplier))
 
-    def loss() -> Tensor:
-        return policy_gradient_loss(case.policy.log_prob(observation, action), multiplier)
 
-    directions = [gradient / gradient.norm(), *torch.nn.functional.normalize(case.normal(8, len(gradient)))]
-    slopes = torch.stack([slope(case.policy, loss, direction) for direction in directions])
-    error = ((slopes - torch.stack(directions) @ gradient).abs().max() / gradient.norm()).item()
-    return case.row(error, limit=1e-7, unit="relative", note="float64, along the gradient and 8 random directions")
+def _entropy_gradient(case: _Case) -> Row:
+    observation = case.observations(32)
+    return _slopes_row(case, lambda: case.policy.distribution(observation).entropy().mean())
+
+
+def _slopes_row(case: _Case, value: Callable[[], Tensor]) -> Row:
+    """Autograd's gradient of a value against its slopes."""
+    gradient = flat(gradient_of(case.policy, value()))
+    directions = torch.nn.functional.normalize(torch.stack([gradient, *case.normal(8, len(gradient))]))
+    slopes = torch.stack([slope(case.policy, value, direction) for direction in directions])
+    scale = max(gradient.norm().item(), slopes.abs().max().item(), SHORTEST)
+    error = (slopes - directions @ gradient).abs().max().item() / scale
+    note = "float64, along the gradient and 8 random directions"
+    return case.row(error, limit=1e-7, unit="relative", note=note)
+
+
+def _clipped_objective(case: _Case) -> Row:
+    """PPO's mean(min(ratio A, clip(ratio) A)) by autograd, log ratios up to 3, against the weighted multipliers."""
+    observation, action, advantage = case.batch(256)
+    log_prob = case.policy.log_prob(observation, action)
+    shift = 6 * torch.rand(len(advantage), dtype=log_prob.dtype, generator=case.generator) - 3
+    old_log_prob = log_prob.detach() - shift * (torch.arange(len(advantage)) % 8 / 7)
+    ratio, clip_range = (log_prob - old_log_prob).exp(), 0.2
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    exact = flat(gradient_of(case.policy, -torch.minimum(ratio * advantage, clipped * advantage).mean()))
+    weighted = importance_weighted(advantage, log_prob=log_prob, old_log_prob=old_log_prob, clip_range=clip_range)
+    found = flat(autograd_gradient(case.policy, observation, action, weighted))
+    return case.row(relative_error(found, exact), limit=1e-9, unit="relative", note="clip range 0.2")
 
 
 def _multiplier_is_a_constant(case: _Case) -> Row:
@@ -180,8 +238,7 @@ def _mean_score(case: _Case) -> Row:
     observation, found = case.uncertain_observations(), []
     for _ in range(BATCHES):
         log_prob = case.policy.log_prob(observation, case.sample(observation))
-        gradients = torch.autograd.grad(log_prob.mean(), list(case.policy.parameters()), allow_unused=True)
-        found.append(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
+        found.append(flat(gradient_of(case.policy, log_prob.mean())))
     z = z_score(torch.stack(found), exact=torch.zeros_like(found[0]))
     note = f"mean score is 0, n = {len(observation) * BATCHES:,}"
     return case.row(z, limit=STANDARD_ERRORS, unit="standard errors", note=note)
@@ -196,6 +253,104 @@ def _mean_surprise(case: _Case) -> Row:
     z = z_score(torch.stack(found).unsqueeze(1), exact=entropy.unsqueeze(0))
     note = f"mean of -log pi, n = {len(observation) * BATCHES:,}"
     return case.row(z, limit=STANDARD_ERRORS, unit="standard errors", note=note)
+
+
+def _joint_moments(case: _Case) -> Row:
+    """Products of two components of an action, each around its mean: what they are in the samples and what by pi.
+
+    For a Box by Stein's identity instead: the mean of (v . grad log pi)^2 + v . (grad grad log pi) v is 0 for any v.
+    """
+    actions, observation = _all_actions(case.action_space), case.uncertain_observations()
+    found = []
+    if actions is not None:
+        values = actions.reshape(len(actions), -1).double()
+        pairs = torch.triu_indices(values.shape[1], values.shape[1])
+        few = observation[:: SAMPLES // 16]
+        with torch.no_grad():
+            probability = torch.stack([case.policy.log_prob(few, a.expand(16, *a.shape)).exp() for a in actions], 1)
+        mean = probability @ values  # [16, k]
+        centered = values - mean[:, None]  # [16, A, k]
+        exact = (probability[..., None] * centered[..., pairs[0]] * centered[..., pairs[1]]).sum(1)  # [16, pairs]
+        for _ in range(BATCHES):
+            drawn = case.sample(observation).reshape(len(observation), -1).double()
+            drawn = drawn - mean.repeat_interleave(SAMPLES // 16, dim=0)
+            products = (drawn[:, pairs[0]] * drawn[:, pairs[1]]).reshape(16, -1, len(pairs[0])).mean(1)
+            found.append((products - exact).flatten())
+    elif isinstance(case.action_space, spaces.Box):
+        directions = case.normal(4, *case.action_space.shape)
+        for _ in range(BATCHES):
+            action = case.sample(observation).requires_grad_()
+            (score,) = torch.autograd.grad(case.policy.log_prob(observation, action).sum(), action, create_graph=True)
+            if not score.requires_grad:
+                return case.row(None, note="log pi is linear in the action")
+            along = (score * directions[:, None]).flatten(2).sum(2)  # [4, B]
+            curved = [torch.autograd.grad(one.sum(), action, retain_graph=True)[0] for one in along]
+            second = (torch.stack(curved) * directions[:, None]).flatten(2).sum(2)
+            found.append((along.detach().square() + second).mean(1))
+    else:
+        return case.row(None, note="the action space is too large to list")
+    z = z_score(torch.stack(found), exact=torch.zeros_like(found[0]))
+    return case.row(z, limit=STANDARD_ERRORS, unit="standard errors", note=f"n = {len(observation) * BATCHES:,}")
+
+
+def _surprises(case: _Case) -> Tensor:
+    """-log pi - H of samples, [BATCHES, B]: its mean is 0 for each of them."""
+    policy, observation = case.policy, case.uncertain_observations()
+    noise = policy.noise(BATCHES, len(observation), case.generator)
+    with torch.no_grad():
+        entropy = policy.distribution(observation).entropy()
+        drawn = [-policy.log_prob(observation, policy.sample(observation, noise[t])) for t in range(BATCHES)]
+    return torch.stack(drawn) - entropy
+
+
+def _independent_rows(case: _Case) -> Row:
+    """The variance of a batch's mean is that of a row over B, unless rows share their random numbers."""
+    surprise = _surprises(case)
+    if not surprise.var() > SHORTEST:
+        return case.row(None, note="nothing surprises")
+    ratio = (surprise.mean(1).var() * surprise.shape[1] / surprise.var(0).mean()).item()
+    note = f"{BATCHES} batches of {surprise.shape[1]:,}"
+    return case.row(max(ratio, 1 / ratio), limit=4.0, unit="ratio of variances", note=note)
+
+
+def _independent_draws(case: _Case) -> Row:
+    """The mean product of a row's surprise and the one before is 0, unless steps share their random numbers."""
+    surprise = _surprises(case)
+    products = (surprise[1:] * surprise[:-1]).mean(1, keepdim=True)
+    z = z_score(products, exact=torch.zeros(1, dtype=products.dtype))
+    return case.row(z, limit=STANDARD_ERRORS, unit="standard errors", note=f"n = {surprise.numel():,}")
+
+
+def _resolution(case: _Case) -> Row:
+    """Random numbers of few bits draw some actions too often and others never."""
+    noise = case.policy.noise(4, SAMPLES, case.generator)
+    if not isinstance(noise, Tensor):
+        return case.row(None, note="drawn by the distribution itself")
+    repeated = 1 - len(torch.unique(noise)) / noise.numel()
+    return case.row(repeated, limit=0.05, unit="of all", note=f"{noise.numel():,} numbers of {noise.dtype}")
+
+
+def _rows_alone(case: _Case) -> Row:
+    """A row's log pi depends on that row alone, and is the same when it is asked for again."""
+    observation, action, _ = case.batch(32)
+    with torch.no_grad():
+        together = case.policy.log_prob(observation, action)
+        alone = torch.cat([case.policy.log_prob(observation[i : i + 1], action[i : i + 1]) for i in range(32)])
+        again = case.policy.log_prob(observation, action)
+    error = max((together - alone).abs().max().item(), (together - again).abs().max().item())
+    return case.row(error, limit=1e-9, unit="absolute", note="32 rows, in one batch, one by one, and again")
+
+
+def _mode_is_a_maximum(case: _Case) -> Row:
+    observation = case.observations(16).repeat_interleave(64, dim=0)
+    with torch.no_grad():
+        mode = case.policy.mode(observation)
+        best = case.policy.log_prob(observation, mode)
+        drawn = case.policy.log_prob(observation, case.sample(observation))
+    above = (drawn - best).clamp(min=0).max().item()
+    repeated = mode.double().reshape(16, 64, -1)  # of equal observations
+    is_random = (repeated - repeated[:, :1]).abs().max() > 1e-9  # noqa: PLR2004
+    return case.row(math.inf if is_random else above, limit=1e-9, unit="absolute", note="1,024 samples")
 
 
 def _all_actions(space: gym.Space[Any]) -> Tensor | None:

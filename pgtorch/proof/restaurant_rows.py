@@ -18,8 +18,8 @@ from pgtorch.proof.measures import STANDARD_ERRORS, autograd_gradient, z_score
 from pgtorch.proof.table import Row
 from pgtorch.rollout import RolloutCollector
 
-VISITS, BATCHES = 16_384, 64  # of a batch, and how many
-PIECES, NODES = 8, 48  # of the quadrature: of each segment, and of each piece
+VISITS, BATCHES = 16_384, 64  # of a batch, and number of batches
+PIECES, NODES = 8, 48  # of the quadrature: pieces of each segment, nodes of each piece
 
 
 def restaurant_rows(
@@ -32,7 +32,7 @@ def restaurant_rows(
         model: The closed form, for the settings of the environment.
         env_id: Gymnasium id of Restaurant-v0.
         env_kwargs: Settings of the environment.
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
     """
     kwargs = dict(env_kwargs or {})
     settings = f"; weight {model.weight:g}, {kwargs}" if kwargs else ""
@@ -54,7 +54,7 @@ def _policy(model: RestaurantModel, bias: float) -> BiasPolicy:
 
 
 def _expectation(model: RestaurantModel, bias: float, env_id: str, kwargs: dict[str, Any]) -> float:
-    """Autograd's gradient of the loss, averaged over hunger by quadrature, over places and orders by probability."""
+    """Autograd's gradient of the loss, averaged over hunger by quadrature and over places and orders exactly."""
     policy = _policy(model, bias)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     cuts = np.unique([cut for x, y, _ in model.segments for cut in np.linspace(x, y, PIECES + 1)])
@@ -66,7 +66,7 @@ def _expectation(model: RestaurantModel, bias: float, env_id: str, kwargs: dict[
         large, small = (_paid(env_id, kwargs, hunger, place, large=large) for large in (True, False))
         probability = policy.log_prob(observation, action).exp().detach()
         expected_reward = torch.as_tensor(weight * (q * large + (1 - q) * small))
-        multiplier = expected_reward * probability * len(hunger)  # the loss takes a mean
+        multiplier = expected_reward * probability * len(hunger)  # the loss averages
         total += autograd_gradient(policy, observation, action, multiplier)["bias"].item()
     return total
 

@@ -1,4 +1,4 @@
-"""Which rows a policy and an environment get, and everything that the project ships."""
+"""Decides which rows a policy and an environment get, and lists everything that the project ships."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from pgtorch.lesson.model import RestaurantModel, model_of
 from pgtorch.networks import MLPPolicy
 from pgtorch.policies import BiasPolicy, Policy
 from pgtorch.proof.estimator_rows import mdp_rows
+from pgtorch.proof.evaluation_rows import evaluation_rows
 from pgtorch.proof.exact import FiniteMDP
 from pgtorch.proof.policy_rows import policy_rows
 from pgtorch.proof.restaurant_rows import restaurant_rows
 from pgtorch.proof.table import Row
-from pgtorch.proof.update_rows import rollout_rows
+from pgtorch.proof.update_rows import rollout_rows, update_rows
 
 
 def shipped_rows(*, seed: int, episodes: int) -> Iterator[Row]:
@@ -30,27 +31,29 @@ def shipped_rows(*, seed: int, episodes: int) -> Iterator[Row]:
     model = RestaurantModel(7.0, **graded)
     yield from restaurant_rows("BiasPolicy, Restaurant-v0 graded", model, LESSON, env_kwargs=graded, seed=seed)
     yield from rollout_rows("Rollout, CartPole-v1", seed=seed)
+    yield from update_rows(seed=seed)
+    yield from evaluation_rows("Evaluation", seed=seed)
     box = spaces.Box(-1.0, 1.0, (5,))
     for space in (
         spaces.Discrete(4, start=2),
-        spaces.MultiDiscrete([3, 2, 4]),
+        spaces.MultiDiscrete([3, 2, 4], start=[0, -2, 5]),
         spaces.MultiBinary(3),
         spaces.Box(-2.0, 2.0, (3,)),
     ):
-        policy = _network(box, space, (8, 8), seed)
+        policy = _network(box, space, (5, 5), seed)  # layers of one size, which could be confused
         yield from policy_rows(f"MLPPolicy, {type(space).__name__}", policy, box, space, seed=seed)
     for env_id in ("FrozenLake-v1", "CliffWalking-v1"):
         yield from rows(None, env_id, seed=seed, episodes=episodes)
 
 
 def rows(policy: Policy | None, env_id: str, *, seed: int, episodes: int) -> Iterator[Row]:
-    """All rows for a policy in an environment; what cannot be computed exactly is skipped, and a note says why.
+    """All rows for a policy in an environment. What cannot be computed exactly is skipped; a note says why.
 
     Args:
         policy: What to check; None makes an `MLPPolicy` without hidden layers.
         env_id: Gymnasium id.
-        seed: Of everything that is drawn.
-        episodes: How many are sampled if the exact gradient is known, at least 200.
+        seed: Of all random numbers.
+        episodes: Number to sample if the exact gradient is known, at least 200.
     """
     with closing(gym.make(env_id)) as env:
         policy = policy or _network(env.observation_space, env.action_space, (), seed)

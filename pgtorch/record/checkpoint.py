@@ -1,4 +1,4 @@
-"""Checkpoints: a crash at any moment loses none, and a damaged one never passes as whole.
+"""Checkpoints: a crash at any moment loses none, and a damaged one is never taken for an intact one.
 
 A checkpoint is one file: a line that names the format, the SHA-256 digest of the rest, and the rest as `torch.save`
 writes it, plain types and tensors only. It is written under a temporary name, read back, and only then renamed. The two
@@ -43,7 +43,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(
     folder: Path, number: int, *, config: Mapping[str, Any], record: Mapping[str, Any], trainer: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint; the older ones stay whole until it is in place.
+    """Write a checkpoint; the older ones stay intact until it is in place.
 
     Args:
         folder: The folder of the run.
@@ -76,9 +76,9 @@ def save_checkpoint(
             old.unlink()
     except OSError as error:
         reason = "no space left to write it" if error.errno in _NO_SPACE else "it cannot be written"
-        raise CheckpointError(f"{path}: {reason} ({error.strerror}); the checkpoints before it are whole") from error
+        raise CheckpointError(f"{path}: {reason} ({error.strerror}); earlier checkpoints are intact") from error
     finally:
-        for left in _matching(folder, _TEMPORARY):  # of this save if it failed, or of one that was killed
+        for left in _matching(folder, _TEMPORARY):  # by this save if it failed, or by one that was killed
             left.unlink(missing_ok=True)
     return path
 
@@ -115,7 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} must hold {', '.join(keys)}, got {found!r:.200}")
     number = content.pop("number")
     if type(number) is not int or number != _number(path):
-        raise CheckpointError(f"{path} must be the checkpoint of its own number, got that of update {number!r:.100}")
+        raise CheckpointError(f"{path} must hold the update that its name says, got update {number!r:.100}")
     for name in PARTS:
         if type(content[name]) is not dict:
             raise CheckpointError(f"{path}: {name} must be a dict, got {type(content[name]).__name__}")
@@ -127,18 +127,18 @@ def _content(path: Path, content: dict[str, Any]) -> Any:
 
 
 def read_newest(folder: Path, use: Callable[[Path, dict[str, Any]], _Used] = _content) -> tuple[Path, _Used]:
-    """Read the newest checkpoint that is whole and fits; warns of each newer one that is not or does not.
+    """Read the newest checkpoint that is intact and fits; warn about each newer one.
 
     Args:
         folder: The folder of the run.
         use: Called with the file and its content. It raises `CheckpointError` if they do not fit; then the next older
-            checkpoint is tried. Any other error comes through.
+            checkpoint is tried. Any other error propagates.
 
     Returns:
         The file, and what `use` returned: by default the content.
 
     Raises:
-        CheckpointError: If there is none; the message has the reason for each.
+        CheckpointError: If there is none; the message gives the reason for each.
     """
     reasons = []
     for path in checkpoints(folder):
@@ -161,7 +161,7 @@ def remove_newer(path: Path) -> None:
 
 
 def require_like(found: Any, expected: Any, where: str) -> None:
-    """Check that loaded state is built like the state of the live objects.
+    """Check that loaded state has the same structure as the state of the live objects.
 
     Args:
         found: Nested dicts, lists, numbers, strings and tensors.
@@ -177,7 +177,7 @@ def require_like(found: Any, expected: Any, where: str) -> None:
     if isinstance(expected, dict):
         if found.keys() != expected.keys():
             missing, extra = sorted(expected.keys() - found.keys()), sorted(map(str, found.keys() - expected.keys()))
-            raise CheckpointError(f"{where} must have keys {sorted(expected)}, got {extra} more and {missing} missing")
+            raise CheckpointError(f"{where} must have keys {sorted(expected)}, got {extra} extra and {missing} missing")
         for key, value in expected.items():
             require_like(found[key], value, f"{where}.{key}")
         return
@@ -201,7 +201,7 @@ def require_finite(value: Any, where: str) -> None:
             require_finite(item, f"{where}.{key}")
     elif isinstance(value, list):
         for item in value:
-            if not isinstance(item, int):  # of which there are thousands
+            if not isinstance(item, int):  # there may be thousands
                 require_finite(item, where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise CheckpointError(f"{where} must be finite, got {value}")
@@ -214,14 +214,14 @@ class _SealError(ValueError):
 
 
 def _unsealed(data: bytes) -> bytes:
-    """What stands behind header and digest."""
+    """What follows header and digest."""
     start = len(HEADER) + hashlib.sha256().digest_size
     if data.startswith(b"PK\3\4"):
-        raise _SealError(f"it is of format 1, written by an earlier version, but must be of format {FORMAT}")
+        raise _SealError(f"it has format 1, from an earlier version, but must have format {FORMAT}")
     if not data.startswith(HEADER):
         raise _SealError(f"it must begin with {HEADER!r}, got {data[: len(HEADER)]!r}")
     if hashlib.sha256(data[start:]).digest() != data[len(HEADER) : start]:
-        raise _SealError("it is damaged, its digest is wrong")
+        raise _SealError("it is damaged: its digest is wrong")
     return data[start:]
 
 

@@ -19,17 +19,17 @@ MOST_EPISODES = 1_000_000
 
 
 def evaluate(run: TrainedRun, episodes: int = 100, *, seed: int = 1_000_000, max_steps: int = 10_000) -> dict[str, Any]:
-    """Mean return of fresh episodes, drawing the actions and taking the likeliest ones.
+    """Mean return of fresh episodes, once with drawn actions and once with the likeliest ones.
 
     Args:
         run: From `train`, `resume` or `load_run`.
         episodes: To play each way, in [1, 1,000,000].
-        seed: Of environments and draws; not the one of the training.
+        seed: Of environments and draws; not the training seed.
         max_steps: Steps after which an episode is cut off, at least 1.
 
     Returns:
         `env_id`, `episodes`; `sampled` and `greedy`, each with `mean_return` and its 95 % `interval`; and `figures`,
-        what the policy shows of itself.
+        from `Policy.figures`.
 
     Raises:
         ValueError: If `episodes` or `max_steps` is out of range.
@@ -44,12 +44,12 @@ def evaluate(run: TrainedRun, episodes: int = 100, *, seed: int = 1_000_000, max
 def play_episodes(
     run: TrainedRun, num_episodes: int, *, greedy: bool, seed: int = 0, max_steps: int = 10_000
 ) -> NDArray[np.float64]:
-    """Returns of fresh episodes, one in each of as many environments: else short episodes would count more often.
+    """Returns of fresh episodes, one per environment: otherwise short episodes would count more often.
 
     Args:
         run: A trained policy with its settings.
         num_episodes: In [1, 1,000,000].
-        greedy: Take the likeliest action; else draw.
+        greedy: Take the likeliest action; otherwise draw.
         seed: Of environments and draws.
         max_steps: Steps after which an episode is cut off, at least 1: not every environment has a time limit.
 

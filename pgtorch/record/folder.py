@@ -1,4 +1,4 @@
-"""The folder of a run: one run a folder, one process at a time, nothing written before the run may start."""
+"""The folder of a run: one run per folder, one process at a time, nothing written before the run may start."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ PACKAGES = ("pgtorch", "torch", "gymnasium", "numpy", "tensorboard")
 
 @contextmanager
 def new_run_folder(config: TrainConfig) -> Iterator[Path]:
-    """Make the folder of a run, hold its lock, and write `config.json`: settings, command line and versions.
+    """Create the folder of a run, hold its lock, and write `config.json`: settings, command line and versions.
 
     Args:
-        config: Its `run_dir` names the folder. None makes a fresh one under `runs/`, named after environment, time and
-            seed with a random suffix, so that two runs of the same second get different folders.
+        config: Its `run_dir` names the folder. None creates a new one under `runs/`, named after environment, time and
+            seed with a random suffix, so that two runs started in the same second get different folders.
 
     Yields:
         The folder.
 
     Raises:
-        OSError: If the folder cannot be made or written, is in use, or already holds something.
+        OSError: If the folder cannot be created or written, is in use, or is not empty.
     """
     folder = config.run_dir or RUNS / _fresh_name(config)
     if folder == Path():
@@ -46,10 +46,10 @@ def new_run_folder(config: TrainConfig) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise OSError(f"run_dir must be a folder that can be made, got {str(folder)!r}: {error}") from error
+        raise OSError(f"run_dir must be a folder that can be created, got {str(folder)!r}: {error}") from error
     with locked(folder):
         if any(entry.name != LOCK for entry in folder.iterdir()):
-            raise OSError(f"run_dir must be new or empty, one run a folder, got {str(folder)!r}, which holds something")
+            raise OSError(f"run_dir must be new or empty, one run per folder, got {str(folder)!r}, which is not empty")
         _write_config(folder, _about(config))
         yield folder
 
@@ -63,7 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         OSError: If the folder is in use (the message names the process, its host and since when), cannot be written, or
-            holds a symbolic link.
+            contains a symbolic link.
     """
     try:
         require_no_links(folder)
@@ -90,7 +90,7 @@ _held: set[FileIO] = set()
 
 
 def _close_in_child() -> None:
-    """Let a forked child, such as a worker of the environments, not hold the lock for longer than its parent."""
+    """Keep a forked child, such as an environment worker, from holding the lock longer than its parent."""
     for file in _held:
         file.close()
 
@@ -99,7 +99,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _lock(path: Path) -> FileIO:
-    """Open and lock a file; again if the process that held it has deleted it in between."""
+    """Open and lock a file; retry if its last holder has deleted it in between."""
     while True:
         file = path.open("ab+", buffering=0)
         try:
@@ -116,7 +116,7 @@ def _lock(path: Path) -> FileIO:
 
 
 def require_no_links(folder: Path) -> None:
-    """Raise `OSError` if a folder holds a symbolic link: its target would be read, cut or overwritten."""
+    """Raise `OSError` if a folder contains a symbolic link: its target would be read, truncated or overwritten."""
     for path in folder.iterdir():
         if path.is_symlink():
             raise OSError(f"it holds a symbolic link, {path.name!r}, and links are not followed")
@@ -144,7 +144,7 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None:
             raise
-        raise OSError(error.errno, f"{error.strerror}; is there no space left?", str(path)) from error
+        raise OSError(error.errno, f"{error.strerror}; is the disk full?", str(path)) from error
 
 
 def _about(config: TrainConfig) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _write_config(folder: Path, record: dict[str, Any]) -> None:
-    """Replace `config.json`; after an error the old one is still whole."""
+    """Replace `config.json`; after an error the old one is still intact."""
     temporary = folder / f".{CONFIG}.tmp"
     try:
         with naming(folder / CONFIG):

@@ -10,17 +10,17 @@ from pgtorch.lesson.model import RestaurantModel
 from pgtorch.record import plot
 from pgtorch.record.metrics import Curve, History
 
-SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown after these shares of the way from the first bias to the mean of the last
+SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown this far along from the first bias to the late mean
 MOST_DOTS = 300  # on the hill of expected rewards
 _MODEL_SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "reward_scale")
 
 
 def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> dict[str, Path]:
-    """Draw the pictures of a run that shows a bias.
+    """Draw the pictures of a run that logs a bias.
 
     Args:
         folder: The folder of the run.
-        history: Its metrics in short, those of the bias among them.
+        history: Its summarized metrics, including the bias.
         config: Its settings.
         weight: The weight of its policy.
 
@@ -78,7 +78,7 @@ def _p_norm(path: Path, bias: dict[int, float], mean: float, weight: float) -> P
 
 
 def _moments(bias: dict[int, float], mean: float) -> list[int]:
-    """The first update, those that reach a quarter, half and three quarters of the way to the late mean, the last."""
+    """The first update, those at a quarter, half and three quarters of the way to the late mean, and the last."""
     first = min(bias)
     way = mean - bias[first]
     reached = (

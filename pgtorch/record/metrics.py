@@ -1,8 +1,8 @@
-"""What a run writes down: every tag with its meaning and unit, to `metrics.jsonl` and to TensorBoard.
+"""The metrics of a run: every tag with its meaning and unit, written to `metrics.jsonl` and to TensorBoard.
 
-`metrics.jsonl` is the record of truth: one object an update, with the number of the update, the environment steps so
-far and the tags below. It depends on nothing but the settings, so a seed gives the same file again; wall-clock figures
-go to TensorBoard only.
+`metrics.jsonl` is the authoritative record: one object per update, with the number of the update, the environment steps
+so far and the tags below. It depends only on the settings, so the same seed gives the same file; wall-clock figures go
+to TensorBoard only.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from pgtorch.record.checkpoint import CheckpointError
 from pgtorch.record.folder import naming
 from pgtorch.record.tensorboard import SUFFIX, EventFile
 
-# The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update; the rest is of
-# its last gradient step, but for the differences, which are the largest of all its steps.
+# The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update; the rest is
+# from its last gradient step, except the differences, which are the largest over all its steps.
 TAGS = {
     "policy/bias": "The one parameter of the lesson. Hovers around its optimum, -10 by default.",
     "policy/p_norm/hunger_0.0": "P(Norm) when not hungry at all, in [0, 1]. Goes to 0.",
-    "policy/p_norm/hunger_0.5": "P(Norm) half-way, in [0, 1]. Swings around 0.5 as the bias hovers.",
+    "policy/p_norm/hunger_0.5": "P(Norm) halfway, in [0, 1]. Swings around 0.5 as the bias hovers.",
     "policy/p_norm/hunger_1.0": "P(Norm) when very hungry, in [0, 1]. Starts at 1 and stays there.",
-    "policy/entropy": "Mean entropy of the policy on the rows of the step, in nats. 0 is certain.",
+    "policy/entropy": "Mean entropy of the policy on the rows of the step, in nats. 0 means certain.",
     "gradient/autograd": "The gradient of the bias by autograd.",
     "gradient/manual": "The same by the chain rule, by hand.",
-    "gradient/absolute_difference": "Largest absolute difference of the two in the update. 0: every bit is equal.",
-    "gradient/difference_in_units_of_u_c": "The same relative to what rounding may do; beyond 32 the run stops.",
+    "gradient/absolute_difference": "Largest absolute difference of the two in the update. 0: all bits agree.",
+    "gradient/difference_in_units_of_u_c": "The same in units of rounding error; above 32 the run stops.",
     "gradient/norm": "Euclidean norm of the policy's gradient. If an update has several steps, the last one's.",
+    "update/relative_difference": "Between the update and a second implementation of it. Above 1e-6 the run stops.",
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
     "loss/policy_gradient": "-mean(log pi * multiplier). Not a measure of progress: only its gradient means anything.",
@@ -67,13 +68,13 @@ class Curve:
     """The values of one tag over a run, in bounded memory: evenly spaced points, and exact means between them."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[int, int, float, int, float, float]] = []  # as in `Point`, which takes longer to make
-        self._every = 1  # of so many values one is kept
+        self._kept: list[tuple[int, int, float, int, float, float]] = []  # as in `Point`, which is slower to make
+        self._every = 1  # one of this many values is kept
         self._total = self._squares = 0.0
         self.count = 0
 
     def add(self, update: int, env_steps: int, value: float) -> None:
-        """Take in the next value."""
+        """Add the next value."""
         self._last = (update, env_steps, value, self.count, self._total, self._squares)
         if self.count % self._every == 0:
             if len(self._kept) == MOST_POINTS:
@@ -91,20 +92,20 @@ class Curve:
         return [Point(*point) for point in kept]
 
     def late(self) -> tuple[float, float]:
-        """Mean and standard deviation of the last half; beyond 4,096 values it begins at the next point."""
+        """Mean and standard deviation of the last half; beyond 4,096 values it begins at the next kept point."""
         start = next(point for point in self.points if point.position >= self.count // 2)
         count = self.count - start.position
         mean = (self._total - start.total) / count
         return mean, max((self._squares - start.squares) / count - mean * mean, 0.0) ** 0.5
 
     def running_mean(self, window: int) -> tuple[int, list[float]]:
-        """For each point the mean of the values up to it.
+        """For each point, the mean of the values up to it.
 
         Args:
-            window: Number of points in a mean; the values between them count as well.
+            window: Number of points in a mean; the values between them also count.
 
         Returns:
-            The number of values in a mean, once there are as many; and the means.
+            The number of values in a mean, once there are that many; and the means.
         """
         points, means = self.points, []
         for i, end in enumerate(points):
@@ -114,7 +115,7 @@ class Curve:
 
 
 class History:
-    """What summary and pictures need to know of a run's metrics, in bounded memory, however long the run.
+    """What summary and pictures need from a run's metrics, in bounded memory however long the run.
 
     Attributes:
         start: `Policy.figures` before the first update.
@@ -122,9 +123,9 @@ class History:
         num_updates: Updates so far.
         env_steps: Environment steps so far.
         curves: The curves that pictures show, by tag; only those with a value.
-        largest_difference: Of both gradients; None if they were never compared.
+        largest_difference: Between the two gradients; None if they were never compared.
         digest: SHA-256 of `metrics.jsonl` so far.
-        sizes: Of the files in bytes, by name, when the history was read back; what lies beyond is cut off.
+        sizes: Of the files in bytes, by name, if the history was read back; anything beyond is cut off.
     """
 
     def __init__(self, start: Mapping[str, float] | None = None, sizes: Mapping[str, int] | None = None) -> None:
@@ -137,7 +138,7 @@ class History:
         self.sizes = sizes
 
     def add(self, update: int, env_steps: int, figures: Mapping[str, float]) -> None:
-        """Take in one update."""
+        """Add one update."""
         self.num_updates, self.env_steps, self.last = update, env_steps, figures
         for tag in CURVES:
             if tag in figures:
@@ -148,7 +149,7 @@ class History:
             self.largest_difference = figures[DIFFERENCE]
 
     def summary(self) -> dict[str, float]:
-        """What is left to say of a run when it is over.
+        """The summary of a finished run.
 
         Returns:
             For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard
@@ -173,12 +174,12 @@ _LAST = {
 class MetricsWriter:
     """Writes each update as a line of `metrics.jsonl` and as a TensorBoard event.
 
-    What is written is kept for up to a second, then put into the files all at once: that is twice as fast. Use it as a
-    context manager: leaving it, after an error too, writes the rest and closes both files.
+    Updates are buffered for up to a second, then written all at once, which is twice as fast. Use it as a context
+    manager: on exit, also after an error, it writes the rest and closes both files.
 
     Args:
         folder: The folder of the run, which exists.
-        history: Of the run so far, from `read_record`: what was written after it is cut off. None begins a run.
+        history: Of the run so far, from `read_record`: what was written after it is cut off. None begins a new run.
     """
 
     def __init__(self, folder: Path, history: History | None = None) -> None:
@@ -209,11 +210,11 @@ class MetricsWriter:
                 self._events.close()
 
     def begin(self, config: TrainConfig, start: Mapping[str, float]) -> None:
-        """Write what TensorBoard shows beside the curves; once, before the first update.
+        """Write what TensorBoard shows besides the curves; once, before the first update.
 
         Args:
             config: The settings of the run.
-            start: `Policy.figures` of the policy that it starts from.
+            start: `Policy.figures` of the initial policy.
         """
         self._history.start = start
         self._events.write_about(config, TAGS)
@@ -232,7 +233,7 @@ class MetricsWriter:
             self.flush()
 
     def write_picture(self, tag: str, picture: Path, env_steps: int) -> None:
-        """Show a PNG file among TensorBoard's images."""
+        """Add a PNG file to TensorBoard's images."""
         with naming(self._folder):
             self._events.write_picture(env_steps, tag, picture.read_bytes())
 
@@ -330,13 +331,13 @@ def read_record(folder: Path, record: Mapping[str, Any]) -> History:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, oldest first, without a last line that a crash has torn.
+    """The lines of a run's `metrics.jsonl`, oldest first, without a last line torn by a crash.
 
     Args:
         folder: The folder of the run.
 
     Raises:
-        FileNotFoundError: If it holds no metrics.
+        FileNotFoundError: If it contains no metrics.
         ValueError: If a line is damaged; the message names it.
     """
     path = folder / LINES

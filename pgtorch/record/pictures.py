@@ -1,4 +1,4 @@
-"""The pictures of a run: those of the lesson if its policy shows a bias, else the return of an episode."""
+"""The pictures of a run: those of the lesson if its policy logs a bias, else the episode return."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ WINDOW = 20  # points in the running mean of the returns
 
 
 def draw(folder: Path, history: History, config: TrainConfig, policy: Policy) -> dict[str, Path]:
-    """Draw what a run has to show.
+    """Draw the pictures of a run.
 
     Args:
         folder: The folder of the run.
-        history: Its metrics in short.
+        history: Its summarized metrics.
         config: Its settings.
         policy: Its policy.
 
     Returns:
-        The PNG files by their TensorBoard tag: for a policy that shows a bias those of `lesson_pictures.draw`; else the
+        The PNG files by their TensorBoard tag: those of `lesson_pictures.draw` for a policy that logs a bias; else the
         episode return, if an episode has ended.
 
     Raises:

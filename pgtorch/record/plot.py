@@ -1,4 +1,4 @@
-"""The one style of all pictures: what differs in color differs in dash, width or brightness as well."""
+"""The one style of all pictures: what differs in color also differs in dash, width or brightness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard: the event file of a run, and what it shows beside the curves."""
+"""TensorBoard: the event file of a run, and what it shows besides the curves."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pgtorch.config import TrainConfig
 
-SUFFIX = ".pgtorch"  # of our event files: no other one is ever cut or deleted
+SUFFIX = ".pgtorch"  # of our event files: no others are ever cut or deleted
 
 # The page of the lesson: the title of each chart, and patterns of the tags on it.
 CHARTS = {
     "The bias": ["policy/bias"],
-    "P(Norm) when not hungry, half-way, very hungry": [r"policy/p_norm/hunger_.*"],
+    "P(Norm) when not hungry, halfway, very hungry": [r"policy/p_norm/hunger_.*"],
     "The gradient: by autograd, and by hand": ["gradient/autograd", "gradient/manual"],
     "Their difference": ["gradient/absolute_difference"],
     "Return of an episode": ["rollout/episode_return"],
 }
-HYPERPARAMETERS = ("env_id", "learning_rate", "num_envs", "num_steps", "seed")  # and those that differ from the default
+HYPERPARAMETERS = ("env_id", "learning_rate", "num_envs", "num_steps", "seed")  # and those that are not the default
 OUTCOMES = ("rollout/episode_return", "policy/bias")  # shown beside the hyperparameters, to compare runs
 
 
@@ -114,6 +114,6 @@ class EventFile:
 
 
 def _masked_checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated right by 15 bits plus a constant, as the TFRecord format demands."""
+    """CRC-32C, rotated right by 15 bits plus a constant, as the TFRecord format requires."""
     checksum = google_crc32c.value(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)

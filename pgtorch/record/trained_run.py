@@ -1,4 +1,4 @@
-"""A trained run: a policy with all that it needs to play, and how to load one from its folder."""
+"""A trained run: a policy with everything it needs to play, and how to load one from its folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainedRun:
     """A trained policy with its settings and its normalizer, whose statistics no longer change.
 
     Attributes:
-        generator: What `predict` draws from if it is given no other one.
+        generator: What `predict` draws from by default.
     """
 
     config: TrainConfig
@@ -45,11 +45,11 @@ class TrainedRun:
 
         Args:
             observation: As the environment returns it, or a batch as a vector environment returns it.
-            deterministic: Take the likeliest action; else draw one.
+            deterministic: Take the likeliest action; otherwise draw one.
             generator: What to draw from; None is `self.generator`.
 
         Returns:
-            As the environment takes it: of the action space's shape and dtype, and within its bounds.
+            In the environment's format: of the action space's shape and dtype, and within its bounds.
 
         Raises:
             ValueError: If the observation does not have the space's shape.
@@ -60,7 +60,7 @@ class TrainedRun:
         rows = flatten(_batch_of_one(space, observation), 1) if size is None else flatten(observation, size)
         if self.normalize_observation is not None:
             rows = self.normalize_observation(rows)
-        seen = torch.as_tensor(rows, dtype=torch.float32)
+        seen = torch.as_tensor(rows, dtype=torch.get_default_dtype())
         with torch.no_grad():
             action = self.policy.mode(seen) if deterministic else self.policy.sample(seen, generator or self.generator)
         taken = clip(action.numpy())
@@ -68,7 +68,7 @@ class TrainedRun:
 
     @cached_property
     def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        """The spaces of one observation and of one action; makes an environment to see them."""
+        """The spaces of one observation and of one action; creates an environment to read them."""
         return _spaces_of(self.config)
 
     @cached_property
@@ -82,15 +82,15 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
 
     Args:
         run_dir: The folder of the run.
-        policy: For a policy of your own that no setting names: one of its class, whose parameters are replaced.
-        allow_import: Modules that may be imported though they are neither imported nor installed.
+        policy: For your own policy that no setting names: an instance of its class, whose parameters are replaced.
+        allow_import: Modules that may be imported even if they are neither installed nor imported yet.
 
     Returns:
         The policy, its settings and its normalizer.
 
     Raises:
-        CheckpointError: If there is no checkpoint, it is damaged, or its environment or policy cannot be made.
-        UntrustedModuleError: If the run names a module that nobody vouches for.
+        CheckpointError: If there is no checkpoint, it is damaged, or its environment or policy cannot be created.
+        UntrustedModuleError: If the run names an untrusted module.
     """
     folder = Path(run_dir)
     try:
@@ -107,7 +107,7 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
     try:
         saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
         if type(run.policy).__name__ != saved["class"]:
-            raise CheckpointError(f"{path}: the policy is a {saved['class']}, which its own code must make: pass one")
+            raise CheckpointError(f"{path}: the policy is a {saved['class']}, which only you can create: pass one")
         require_like(saved["parameters"], dict(run.policy.state_dict()), f"{path}: trainer.policy.parameters")
         if config.normalize_observations:
             moments = collector["normalize_observation"]
@@ -130,7 +130,7 @@ def read_config(path: Path, content: Mapping[str, Any]) -> TrainConfig:
     expected, found = {setting.name for setting in fields(TrainConfig)}, content["config"].keys()
     if found != expected:
         missing, extra = sorted(expected - found), sorted(map(str, found - expected))
-        raise CheckpointError(f"{path}: config must hold every setting, got {extra} more and {missing} missing")
+        raise CheckpointError(f"{path}: config must hold every setting, got {extra} extra and {missing} missing")
     try:
         return TrainConfig(**{**content["config"], "run_dir": path.parent})
     except (TypeError, ValueError) as error:
@@ -147,11 +147,11 @@ def _spaces_of(config: TrainConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
 def _make_policy(path: Path, config: TrainConfig) -> Policy:
     try:
         spaces = _spaces_of(config)
-        with as_global_stream(Generator()):  # the first weights, which the saved ones replace
+        with as_global_stream(Generator()):  # the initial weights, which the saved ones replace
             return make_policy(config.policy, *spaces, config.hidden_sizes)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
         reason = f"{type(error).__name__} {error}"
-        raise CheckpointError(f"{path}: its environment or policy cannot be made: {reason}") from error
+        raise CheckpointError(f"{path}: its environment or policy cannot be created: {reason}") from error
 
 
 def _batch_of_one(space: gym.Space[Any], observation: Any) -> Any:

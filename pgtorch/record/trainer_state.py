@@ -1,4 +1,4 @@
-"""The state of a trainer: everything that its next update depends on, taken out and put back."""
+"""The state of a trainer: everything that its next update depends on, saved and restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
     """Everything that the next update depends on, as plain types and tensors.
 
     Returns:
-        Nested dicts. `environment` holds the state of the environments, or why it cannot be taken.
+        Nested dicts. `environment` holds the state of the environments, or why it cannot be saved.
     """
     modules = {"policy": trainer.policy, "value_function": trainer.value_function}
     state: dict[str, Any] = {
@@ -37,12 +37,12 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Take over what `take_trainer_state` returned; nothing has changed if an error is raised.
+    """Restore what `take_trainer_state` returned; nothing has changed if an error is raised.
 
-    An environment that cannot give its state starts new episodes; a warning says so.
+    An environment whose state cannot be saved starts new episodes; a warning says so.
 
     Args:
-        trainer: Made by the same settings.
+        trainer: Made with the same settings.
         state: The state.
 
     Raises:
@@ -52,7 +52,7 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     for name in ("streams", "environment"):
         if name not in saved:
             raise CheckpointError(f"trainer must have the key {name!r}")
-        del live[name]  # checked below, by what puts it back
+        del live[name]  # checked below, when it is restored
     streams, environment = saved.pop("streams"), saved.pop("environment")
     for name, optimizer in trainer.optimizers.items():
         with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
@@ -74,7 +74,7 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         raise
     if lost:
         trainer.collector.stepper.reset(trainer.config.seed + saved["num_updates"])  # other episodes than at the start
-        warnings.warn(f"{lost}: new episodes begin, the run continues but not bit for bit", stacklevel=2)
+        warnings.warn(f"{lost}: new episodes begin, so the run does not continue bit for bit", stacklevel=2)
     for name in ("policy", "value_function"):
         if name in saved:
             getattr(trainer, name).load_state_dict(saved[name]["parameters"])
@@ -88,7 +88,7 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def require_finite_state(trainer: Trainer) -> None:
-    """Raise `NonFiniteError` if a parameter, or what an optimizer remembers, is not finite."""
+    """Raise `NonFiniteError` if a parameter, or the state of an optimizer, is not finite."""
     for name, optimizer in trainer.optimizers.items():
         for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
             if not tensor.isfinite().all():
@@ -99,7 +99,7 @@ def require_finite_state(trainer: Trainer) -> None:
 
 
 def _parts(trainer: Trainer) -> dict[str, Any]:
-    """What the collector remembers, by name."""
+    """The parts of the collector that have state, by name."""
     collector = trainer.collector
     parts = {
         "stepper": collector.stepper,
@@ -111,7 +111,7 @@ def _parts(trainer: Trainer) -> dict[str, Any]:
 
 
 def _take_environment(trainer: Trainer) -> dict[str, str]:
-    """The state of the environments, or in its stead why it cannot be taken."""
+    """The state of the environments, or why it cannot be saved."""
     try:
         return {"state": take_state(trainer.env)}
     except UnknownStateError as error:
@@ -119,10 +119,10 @@ def _take_environment(trainer: Trainer) -> dict[str, str]:
 
 
 def _put_environment(trainer: Trainer, saved: Any) -> str:
-    """Bring the environments to where they were; gives why that cannot be, an empty string if it was done."""
+    """Restore the environments; return why that is impossible, or an empty string if it worked."""
     match saved:
         case {"unknown": str(why_not)}:
-            return f"{trainer.config.env_id} cannot give its state, {why_not}"
+            return f"{trainer.config.env_id} cannot save its state, {why_not}"
         case {"state": state}:
             try:
                 put_state(trainer.env, state)

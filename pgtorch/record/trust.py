@@ -1,4 +1,4 @@
-"""Which modules a run's folder may have imported: those that the caller imported, allowed or installed."""
+"""Which modules a run's folder may import: those that the caller has imported, allowed or installed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class UntrustedModuleError(ImportError):
-    """A run's folder names a module that its reader has not vouched for; nothing of it was imported."""
+    """A run's folder names a module that is not trusted; it was not imported."""
 
 
 def require_trusted(name: str, folder: Path, allow_import: Collection[str] = ()) -> None:
-    """Check the module of an environment id or a policy before it is imported for a folder that may be a stranger's.
+    """Check the module of an environment id or a policy before it is imported for a folder that may not be trusted.
 
     Args:
-        name: `module:Id` or `module:Class`; without a colon nothing is imported, and nothing is checked.
+        name: `module:Id` or `module:Class`; without a colon nothing is imported or checked.
         folder: The folder of the run.
         allow_import: Modules that the caller allows.
 
@@ -37,7 +37,7 @@ def require_trusted(name: str, folder: Path, allow_import: Collection[str] = ())
 
 
 def _is_installed(top: str, folder: Path) -> bool:
-    """Whether the module that would be imported is one that is found without the current folder and the run's."""
+    """Whether the module that would be imported is also found without the current folder and the run's."""
     before, here, folder = sys.path, Path.cwd().resolve(), folder.resolve()
     paths = [(entry, Path(entry).resolve()) for entry in before if entry]
     trusted_path = [entry for entry, path in paths if path != here and not path.is_relative_to(folder)]

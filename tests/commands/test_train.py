@@ -117,8 +117,8 @@ def unboxed(text):
     ("flags", "named"),
     [
         ("--resume nowhere", "'nowhere' must be a folder"),
-        ("--resume nowhere --learning-rate 3", "--learning-rate beside --resume, where only --num-updates"),
-        ("--learning-rate 3 --resume=nowhere", "--learning-rate beside --resume, where only --num-updates"),
+        ("--resume nowhere --learning-rate 3", "--learning-rate with --resume, which allows only --num-updates"),
+        ("--learning-rate 3 --resume=nowhere", "--learning-rate with --resume, which allows only --num-updates"),
         ("--resume nowhere --num-updates 0", "num_updates must be at least 1, got 0"),
         ("--resume", "--resume"),
     ],
@@ -135,7 +135,7 @@ def test_a_run_with_nothing_left_says_so_and_can_go_further(run_script, tmp_path
     run_script("train.py", "--num-updates", 30, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
     done = run_script("train.py", "--resume", "run", cwd=tmp_path)
     assert done.returncode == 0
-    assert "nothing was left to do" in done.stdout
+    assert "nothing left to do" in done.stdout
     done = run_script("train.py", "--resume", "run", "--num-updates", 40, cwd=tmp_path)
     assert "nothing was left" not in done.stdout
     assert "40/40" in done.stderr

@@ -92,6 +92,6 @@ def test_wrong_states_are_refused_and_nothing_changes(name):
     state = take_global_streams()
     expected = draw()
     put_global_streams(state)
-    with pytest.raises(ValueError, match="what was saved are no states of global random streams"):
+    with pytest.raises(ValueError, match="what was saved is not a state of the global random streams"):
         put_global_streams(WRONG[name](state))
     assert draw() == expected

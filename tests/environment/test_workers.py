@@ -149,7 +149,7 @@ ERRORS = {
     "dies": r"^ConnectionError: a worker process of the environment died",
     "exits": r"^ConnectionError: a worker process of the environment died",
     "leaves": r"^ContractError: sys.exit\(0\) was called by Failing-v0 at step 7",
-    "four": r"^ContractError: what it returns must be a tuple .*, got tuple .* at step 7",
+    "four": r"^ContractError: the returned value must be a tuple .*, got tuple .* at step 7",
     "hangs": r"^TimeoutError: a worker did not answer a step within 1 s",
     "hangs at once": r"^TimeoutError: a worker did not answer a reset within 1 s",
     "spins": r"^TimeoutError: a worker did not answer a step within 1 s",
@@ -263,7 +263,7 @@ def test_an_environment_that_does_not_close_is_ended(played):
 
 def test_a_worker_that_hangs_when_the_run_is_to_stop_is_not_waited_for(played):
     told = (played / "interrupted" / "told").read_text()
-    assert told == "Interrupted: a worker did not answer a step when the run was to stop"
+    assert told == "Interrupted: a worker did not answer a step after the run was asked to stop"
     assert (played / "is slow when interrupted" / "steps").read_text() == "20"
 
 

@@ -72,7 +72,7 @@ def test_a_policy_whose_probabilities_are_not_its_samples_is_caught():
 
 def test_the_bias_of_a_batchs_own_mean_is_what_the_docstring_says():
     """1/B, here a half; and it is shown as a bias, not as a failure."""
-    row = rows_of(Own(3, 2))["bias of: mean of a batch of 2 taken out"]
+    row = rows_of(Own(3, 2))["bias of: mean of a batch of 2 removed"]
     assert row.value == pytest.approx(0.5)
     assert row.status == "BIAS"
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pgtorch import BiasPolicy, MLPPolicy, Policy
+from pgtorch.proof import suite
 from pgtorch.proof.policy_rows import policy_rows
 
 BOX, CHOICE = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(4)
@@ -51,6 +52,27 @@ def by_check(policy, observation_space=BOX, action_space=CHOICE, seed=0):
 )
 def test_right_policies_pass_with_any_seed(policy, observation_space, action_space, seed):
     assert {row.status for row in by_check(policy, observation_space, action_space, seed).values()} == {"PASS"}
+
+
+class SharedTrunk(Policy):
+    """A policy that brings a value head, on which log pi does not depend; a part of the trunk may be frozen."""
+
+    def __init__(self, observations=3, actions=4, frozen=False):
+        super().__init__()
+        self.trunk = nn.Linear(observations, 5).requires_grad_(not frozen)
+        self.head, self.value_head = nn.Linear(5, actions), nn.Linear(5, 1)
+
+    def distribution(self, observation):
+        return Categorical(logits=self.head(torch.tanh(self.trunk(observation))))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_shared_or_frozen_trunk_passes(frozen):
+    rows = by_check(SharedTrunk(frozen=frozen))
+    assert {row.status for row in rows.values()} == {"PASS", "SKIP"}
+    mdp = list(suite.rows(SharedTrunk(16, 4, frozen), "FrozenLake-v1", seed=0, episodes=10_000))
+    assert {row.status for row in mdp} == {"PASS", "SKIP", "BIAS"}
+    assert all(row.value is None or row.value < float("inf") for row in mdp)
 
 
 def test_the_lesson_agrees_in_every_bit_and_a_network_within_rounding():

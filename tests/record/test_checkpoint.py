@@ -99,9 +99,7 @@ def test_no_other_file_is_read_or_deleted(tmp_path):
 
 def test_a_copy_under_another_number_is_refused(tmp_path):
     shutil.copy(save(tmp_path, 3), tmp_path / "checkpoint-000000009.pt")
-    with pytest.warns(
-        UserWarning, match=r"000000009\.pt must be the checkpoint of its own number, got that of update 3"
-    ):
+    with pytest.warns(UserWarning, match=r"000000009\.pt must hold the update that its name says, got update 3"):
         assert read_newest(tmp_path)[0].name == "checkpoint-000000003.pt"
 
 
@@ -317,7 +315,7 @@ def test_every_bit_of_the_header_and_the_end(tmp_path, small):
     [
         (
             saved_by_torch({"format": 1, "config": {}}),
-            f"of format 1, written by an earlier version, .* format {FORMAT}",
+            f"has format 1, from an earlier version, .* format {FORMAT}",
         ),
         (
             b"pgtorch checkpoint 1\n" + bytes(99),
@@ -325,7 +323,7 @@ def test_every_bit_of_the_header_and_the_end(tmp_path, small):
         ),
         (b"", "must begin with"),
         (b"nonsense", "must begin with"),
-        (HEADER, "it is damaged, its digest is wrong"),
+        (HEADER, "it is damaged: its digest is wrong"),
         (sealed(b""), "cannot be read"),
         (sealed(b"nonsense"), "cannot be read"),
         (sealed(HEADER), "cannot be read"),
@@ -354,9 +352,9 @@ GOOD = {"number": 1, "config": {}, "record": {}, "trainer": {}}
         ({**GOOD, "format": True}, "must hold number, config, record, trainer, got .*format"),
         ({**GOOD, 7: 1}, "must hold number, config, record, trainer, got .*7"),
         ({key: value for key, value in GOOD.items() if key != "record"}, "must hold number, config, record, trainer"),
-        ({**GOOD, "number": True}, "must be the checkpoint of its own number, got that of update True"),
-        ({**GOOD, "number": 2}, "must be the checkpoint of its own number, got that of update 2"),
-        ({**GOOD, "number": torch.ones(3)}, "must be the checkpoint of its own number"),
+        ({**GOOD, "number": True}, "must hold the update that its name says, got update True"),
+        ({**GOOD, "number": 2}, "must hold the update that its name says, got update 2"),
+        ({**GOOD, "number": torch.ones(3)}, "must hold the update that its name says"),
         ({**GOOD, "config": 3}, "config must be a dict, got int"),
         ({**GOOD, "record": []}, "record must be a dict, got list"),
         ({**GOOD, "trainer": None}, "trainer must be a dict, got NoneType"),
@@ -445,7 +443,7 @@ MOMENTS = "trainer.collector.normalize_observation"
     [
         ({"a": 1}, [], "x must be of type list, got dict"),
         (True, 1, "x must be of type int, got bool"),
-        ({"a": 1, 7: 2}, {"a": 1, "b": 1}, r"x must have keys \['a', 'b'\], got \['7'\] more and \['b'\] missing"),
+        ({"a": 1, 7: 2}, {"a": 1, "b": 1}, r"x must have keys \['a', 'b'\], got \['7'\] extra and \['b'\] missing"),
         ({"a": {"b": -1}}, {"a": {"b": 0}}, r"x\.a\.b must be at least 0, got -1"),
         ("mine", "yours", "x must be 'yours', got 'mine'"),
         (NAN, 1.0, "x must be finite, got nan"),

@@ -69,21 +69,21 @@ def test_what_a_crash_before_the_first_file_left_will_do(tmp_path):
 def test_refuses_an_occupied_folder(tmp_path):
     made(TrainConfig(run_dir=tmp_path / "run"))
     before = files(tmp_path / "run")
-    with pytest.raises(OSError, match=r"run_dir must be new or empty, one run a folder, got .*run"):
+    with pytest.raises(OSError, match=r"run_dir must be new or empty, one run per folder, got .*run"):
         made(TrainConfig(run_dir=tmp_path / "run", seed=9))
     assert files(tmp_path / "run") == before
 
 
 def test_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"run_dir must be a folder that can be made, got .*file"):
+    with pytest.raises(OSError, match=r"run_dir must be a folder that can be created, got .*file"):
         made(TrainConfig(run_dir=tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_refuses_what_is_no_name(tmp_path, name):
-    with pytest.raises(OSError, match="run_dir must be a folder that can be made"):
+    with pytest.raises(OSError, match="run_dir must be a folder that can be created"):
         made(TrainConfig(run_dir=tmp_path / name))
     assert not list(tmp_path.iterdir())
 
@@ -146,7 +146,7 @@ def test_config_json_outlives_a_full_disk(tmp_path):
 
 def test_an_error_is_named_once(tmp_path):
     with (
-        pytest.raises(OSError, match=r"No space left on device; is there no space left\?: '/a/b'"),
+        pytest.raises(OSError, match=r"No space left on device; is the disk full\?: '/a/b'"),
         naming(Path("/a/b")),
     ):
         raise OSError(28, "No space left on device")

@@ -39,7 +39,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(TrainConfig(num_updates=300, run_dir=tmp_path_factory.mktemp("run"))).run_dir
+    return train(TrainConfig(num_updates=300, check_update=1, run_dir=tmp_path_factory.mktemp("run"))).run_dir
 
 
 def test_tensorboard_and_jsonl_hold_the_same(run):

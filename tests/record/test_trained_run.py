@@ -175,7 +175,7 @@ class Mine(Policy):
 
 def test_a_policy_that_no_setting_names_must_be_passed(tmp_path):
     folder = train(TrainConfig(run_dir=tmp_path / "run", check_gradient=0, **SHORT), policy=Mine()).run_dir
-    with pytest.raises(CheckpointError, match="the policy is a Mine, which its own code must make: pass one"):
+    with pytest.raises(CheckpointError, match="the policy is a Mine, which only you can create: pass one"):
         load_run(folder)
     assert load_run(folder, Mine()).policy.scores.abs().sum() > 0
     with pytest.raises(CheckpointError, match=r"policy\.class must be 'BiasPolicy', got 'Mine'"):
@@ -233,14 +233,14 @@ WEIGHT = (*POLICY, "parameters", "layers.0.weight")
         ((*MOMENTS, "mean"), torch.zeros(()), "does not hold the state of a run"),
         ((*MOMENTS, "mean"), torch.zeros(4), r"mean must be a tensor torch\.float64"),
         (MOMENTS, ..., "does not hold the state of a run"),
-        (("config", "env_id"), "Nowhere-v0", "its environment or policy cannot be made: NameNotFound"),
-        (("config", "env_id"), "CartPole-v9", "its environment or policy cannot be made"),
-        (("config", "env_kwargs"), {"spice": 1}, "its environment or policy cannot be made: TypeError"),
+        (("config", "env_id"), "Nowhere-v0", "its environment or policy cannot be created: NameNotFound"),
+        (("config", "env_id"), "CartPole-v9", "its environment or policy cannot be created"),
+        (("config", "env_kwargs"), {"spice": 1}, "its environment or policy cannot be created: TypeError"),
         (("config", "hidden_sizes"), [5], r"layers\.0\.weight must be a tensor"),
-        (("config", "policy"), "bias", "its environment or policy cannot be made: TypeError"),
+        (("config", "policy"), "bias", "its environment or policy cannot be created: TypeError"),
         (("config", "learning_rate"), -1.0, "config: learning_rate must be"),
-        (("config", "spice"), 1, r"config must hold every setting, got \['spice'\] more"),
-        (("config", "seed"), ..., r"config must hold every setting, got \[\] more and \['seed'\] missing"),
+        (("config", "spice"), 1, r"config must hold every setting, got \['spice'\] extra"),
+        (("config", "seed"), ..., r"config must hold every setting, got \[\] extra and \['seed'\] missing"),
         (("config", "seed"), torch.tensor(1), "config: seed must be"),
     ],
     ids=str,
@@ -256,7 +256,7 @@ def test_a_wrong_part_is_named(cart, tmp_path, way, value, message):
 def test_an_environment_that_exits_is_reported(cart, tmp_path):
     gym.register("Exits-v0", lambda: sys.exit(0), disable_env_checker=True)
     save_checkpoint(tmp_path, 3, **altered(read_newest(cart)[1], ("config", "env_id"), "Exits-v0"))
-    with pytest.raises(CheckpointError, match="its environment or policy cannot be made: SystemExit"):
+    with pytest.raises(CheckpointError, match="its environment or policy cannot be created: SystemExit"):
         load_run(tmp_path)
 
 

@@ -389,7 +389,7 @@ def test_new_episodes_begin_if_the_environment_cannot_give_its_state():
         first.update()
     state = take_trainer_state(first)
     assert state["environment"].keys() == {"unknown"}
-    message = r"OpaqueState-v0 cannot give its state, .*file is a _io.TextIOWrapper: new episodes begin"
+    message = r"OpaqueState-v0 cannot save its state, .*file is a _io.TextIOWrapper: new episodes begin"
     with pytest.warns(UserWarning, match=message):
         put_trainer_state(fresh, state)
     found = take_trainer_state(fresh)
