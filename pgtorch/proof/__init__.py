@@ -4,8 +4,11 @@
 core with another way to get the same number; `suite.py` decides which rows a policy and an environment get.
 `verify_estimator` judges anyone's loss and advantages, in the small `processes.py`; `published.py` has known ones.
 
-Only `pgtorch.commands` imports this room; it imports the core and `pgtorch.lesson`. All random numbers come from a
-generator seeded with the `seed` argument, so rows are reproducible, and torch's global stream is not touched.
+`reference.py` is all of training a second time; `twin.py` puts a trainer beside it.
+
+Only `run.py` and `pgtorch.commands` import this room; it imports the core, `pgtorch.lesson` and `pgtorch.record`. All
+random numbers come from a generator seeded with the `seed` argument, so rows are reproducible, and torch's global
+stream is not touched.
 """
 
 from pgtorch.proof.estimators import verify_estimator as verify_estimator
