@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has closed it
         status = 128 + signal.SIGPIPE
-    except Exception as error:
+    except BaseException as error:  # an environment may raise anything
         status = complain(describe(error), FAILED)
     os._exit(status)  # a normal exit takes half a second with torch, and drops the signal handlers first
 
@@ -60,7 +60,6 @@ def run(arguments: Sequence[str]) -> int:
         guess = f". Perhaps you meant {near[0]}?" if near else f", only {', '.join(COMMANDS)}"
         return complain(f"there is no command {name!r}{guess}", WRONG_INPUT)
     warn_in_one_line()
-    sys.path.append("")  # the current folder, for the user's own module:Id and module:Class
     gc.disable()  # imported objects stay alive: searching them for garbage takes a fifth of the startup
     importlib.import_module("pgtorch.lesson")  # registers Restaurant-v0, so that its plain id works
     command = importlib.import_module(f"pgtorch.commands.{name}")

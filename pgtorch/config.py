@@ -218,5 +218,14 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
     if rows > MOST_ROWS:
         product = f"{config.num_envs} * {config.num_steps}"
         raise ValueError(f"num_envs * num_steps must be at most {MOST_ROWS} rows an update, got {product}")
+    learns_value = config.multiplier == "gae" or config.baseline == "value"
+    for name, when, cannot in (
+        ("baseline", "num_envs * num_steps is 1: a number minus itself is 0", config.baseline == "mean" and rows == 1),
+        ("num_minibatches", f"num_envs * num_steps is {rows}", config.num_minibatches > rows),
+        ("step_timeout", "vectorization is not async", config.vectorization != "async"),
+        ("hidden_sizes", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
+    ):
+        if cannot and getattr(config, name) != defaults[name]:
+            raise ValueError(f"{name} must not be {getattr(config, name)!r} if {when}")
     if config.standardize and rows == 1:
         raise ValueError("standardize needs num_envs * num_steps of at least 2: one number has no deviation")

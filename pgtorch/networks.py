@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
 import math
@@ -15,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from pgtorch.distributions import ActionDistribution, head_of
+from pgtorch.environment.build import import_named
 from pgtorch.environment.spaces import SUPPORTED
 from pgtorch.policies import BiasPolicy, Policy
 
@@ -153,7 +153,7 @@ def make_policy(
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"policy must be bias, mlp or module:Class, got {name!r}")
-    made = getattr(importlib.import_module(module), attribute)
+    made = getattr(import_named(module), attribute)
     if not (isinstance(made, type) and issubclass(made, Policy)):
         raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
     arguments = inspect.signature(made).parameters.values()

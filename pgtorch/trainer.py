@@ -166,9 +166,9 @@ class Trainer:
             )
 
         # Step. Each gradient is clipped separately: the value function's is often much longer.
-        done = (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 0.0
+        fraction_done = (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 0.0
         for name, optimizer in self.optimizers.items():
             if config.max_gradient_norm is not None:
                 optimizer.clip(norms[name], max_norm=config.max_gradient_norm)
-            optimizer.step(1 - done)
+            optimizer.step(1 - fraction_done)
         return figures

@@ -26,6 +26,22 @@ def test_defaults_are_the_lesson():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        (
+            {"baseline": "mean"},
+            ValueError,
+            r"baseline must not be 'mean' if num_envs \* num_steps is 1: a number minus ",
+        ),
+        (
+            {"num_envs": 3, "num_minibatches": 4},
+            ValueError,
+            r"num_minibatches must not be 4 if num_envs \* num_steps is 3",
+        ),
+        ({"step_timeout": 5.0}, ValueError, "step_timeout must not be 5.0 if vectorization is not async"),
+        (
+            {"hidden_sizes": [9]},
+            ValueError,
+            r"hidden_sizes must not be \(9,\) if policy is bias and no value is learned",
+        ),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be a finite number above 0, got 0.0"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate must be .* got -1.0"),
         ({"learning_rate": -1}, ValueError, "^learning_rate must be a finite number above 0, got -1$"),
@@ -114,7 +130,7 @@ def test_an_unknown_setting_gets_the_nearest_name(name, message):
     [
         {"discount": 0, "gae_lambda": 1, "seed": 0, "num_threads": 1024, "num_epochs": 10_000},
         {"seed": 2**63 - 1, "entropy_coefficient": 0, "checkpoint_every": 0, "check_gradient": 0},
-        {"hidden_sizes": [], "target_return": -3e38, "learning_rate": 3e38, "num_envs": 2**27},
+        {"policy": "mlp", "hidden_sizes": [], "target_return": -3e38, "learning_rate": 3e38, "num_envs": 2**27},
         {"optimizer": "torch.optim.RMSprop", "value_learning_rate": None, "max_gradient_norm": 1e-9},
     ],
 )

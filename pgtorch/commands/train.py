@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pgtorch.record.folder import RUNS
 from pgtorch.run import SetupError, TrainResult, resume, train
 
 REDRAW_SECONDS = 0.1
+SETUP_SECONDS = 3.0  # an environment may hang while it is made
 SETTLED = 500  # updates after which the last half no longer includes the way to the optimum
 
 
@@ -88,14 +90,19 @@ def total(flags: Resume | TrainConfig) -> int | None:
     """The total number of updates; None if the run's config.json does not say."""
     if flags.num_updates is not None:
         return flags.num_updates
+    path = flags.resume / "config.json"
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
-        return int(json.loads((flags.resume / "config.json").read_text())["config"]["num_updates"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(path.read_text())["config"]["num_updates"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
 class StopSignals:
     """Catches Ctrl-C and SIGTERM: after the first, calling this returns True; a second ends the process.
+
+    If nobody has called yet, the run is being set up and has nothing to save: it has `SETUP_SECONDS` to get that far.
 
     Attributes:
         number: Of the signal received; 0 before.
@@ -104,11 +111,13 @@ class StopSignals:
     def __init__(self) -> None:
         self.number = 0
         self._owner = os.getpid()
+        self._has_begun = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
 
     def __call__(self) -> bool:
         """Whether to stop."""
+        self._has_begun = True
         return self.number != 0
 
     def _receive(self, number: int, _frame: object) -> None:
@@ -117,6 +126,14 @@ class StopSignals:
         if self.number:
             os._exit(128 + number)
         self.number = number
+        if not self._has_begun:
+            by_force = threading.Timer(SETUP_SECONDS, self._give_up)
+            by_force.daemon = True
+            by_force.start()
+
+    def _give_up(self) -> None:
+        if not self._has_begun:
+            os._exit(128 + self.number)
 
 
 class Progress:

@@ -8,7 +8,6 @@ gradient of the expected loss is the policy gradient, by enumeration. The exit s
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,7 +20,7 @@ from torch import Generator
 from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, describe, parse, printable
 from pgtorch.config import LESSON
 from pgtorch.distributions import as_global_stream
-from pgtorch.environment.build import make_vector_env
+from pgtorch.environment.build import import_named, make_vector_env
 from pgtorch.limits import at_least
 from pgtorch.networks import make_policy, require_fit
 from pgtorch.proof.estimators import verify_estimator
@@ -131,7 +130,7 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"{flag} must be module:function, got {name!r}")
-    function = getattr(importlib.import_module(module), attribute)
+    function = getattr(import_named(module), attribute)
     if not callable(function):
         raise TypeError(f"{flag} must be a function, got {name}, which is {type(function).__name__}")
     return cast(Callable[..., Any], function)

@@ -310,7 +310,7 @@ def _independent_rows(case: _Case) -> Row:
         return case.row(None, note="nothing surprises")
     ratio = (surprise.mean(1).var() * surprise.shape[1] / surprise.var(0).mean()).item()
     note = f"{BATCHES} batches of {surprise.shape[1]:,}"
-    return case.row(max(ratio, 1 / ratio), limit=4.0, unit="ratio of variances", note=note)
+    return case.row(max(ratio, 1 / ratio), limit=4.0, unit="ratio", note=f"variances, {note}")
 
 
 def _independent_draws(case: _Case) -> Row:

@@ -101,6 +101,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def _lock(path: Path) -> FileIO:
     """Open and lock a file; retry if its last holder has deleted it in between."""
     while True:
+        if path.exists() and (not path.is_file() or path.stat().st_nlink > 1):
+            raise OSError(f"its {path.name} must be its own file, not a hard link, a pipe or a folder")
         file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,6 +122,8 @@ def require_no_links(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_symlink():
             raise OSError(f"it holds a symbolic link, {path.name!r}, and links are not followed")
+        if not path.is_file() and not path.is_dir():
+            raise OSError(f"it holds {path.name!r}, which is neither a file nor a folder")
 
 
 def note_resumption(folder: Path, config: TrainConfig) -> None:

@@ -295,11 +295,26 @@ class MetricsWriter:
 
 
 def read_record(folder: Path, record: Mapping[str, Any]) -> History:
-    """Read back what a run wrote up to a checkpoint; changes nothing. Event files may be missing.
+    """Read back what a run wrote up to a checkpoint; changes nothing. Arguments and errors as for `check_record`."""
+    history = check_record(folder, record)
+    try:
+        for number, line in enumerate(_first_lines(folder / LINES, record["sizes"][LINES]), 1):
+            figures = _parse(line, folder / LINES, number)
+            history.add(figures.pop("update"), figures.pop("env_steps"), figures)
+    except ValueError as error:  # in a checkpoint that was forged to fit
+        raise CheckpointError(str(error)) from error
+    return history
+
+
+def check_record(folder: Path, record: Mapping[str, Any]) -> History:
+    """Check that what a run wrote up to a checkpoint is still there. Event files may be missing.
 
     Args:
         folder: The folder of the run.
         record: From `MetricsWriter.save`.
+
+    Returns:
+        A history that has seen the digest of the metrics, but no figures.
 
     Raises:
         CheckpointError: If `metrics.jsonl` does not hold, bit for bit, what it held then, or an event file is shorter.
@@ -321,12 +336,6 @@ def read_record(folder: Path, record: Mapping[str, Any]) -> History:
         history.digest.update(line)
     if history.digest.hexdigest() != digest:
         raise CheckpointError(f"{folder / LINES} has changed since the checkpoint: the digest of its lines differs")
-    try:
-        for number, line in enumerate(_first_lines(folder / LINES, sizes[LINES]), 1):
-            figures = _parse(line, folder / LINES, number)
-            history.add(figures.pop("update"), figures.pop("env_steps"), figures)
-    except ValueError as error:  # in a checkpoint that was forged to fit
-        raise CheckpointError(str(error)) from error
     return history
 
 

@@ -24,6 +24,7 @@ from pgtorch.networks import make_policy
 from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
 from pgtorch.record.folder import require_no_links
+from pgtorch.record.metrics import check_record
 from pgtorch.record.trust import require_trusted
 
 
@@ -98,8 +99,12 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{str(folder)!r} must be the folder of a run: {reason}") from error
-    newest: tuple[Path, dict[str, Any]] = read_newest(folder)
-    path, content = newest
+
+    def checked(_path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        check_record(folder, content["record"])
+        return content
+
+    path, content = read_newest(folder, checked)
     config = read_config(path, content)
     for name in (config.env_id, config.policy):
         require_trusted(name, folder, allow_import)

@@ -87,6 +87,33 @@ def test_a_module_in_the_current_folder_replaces_no_other(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_what_libraries_look_for_is_not_found_in_the_current_folder(tmp_path):
+    """They import these only if they are installed; a run's folder from a stranger may hold them."""
+    for name in ("dill", "pynvml", "tensorflow", "torchcomms", "envwrap", "jax", "pandas"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w').close()")
+    flags = ["--num-updates", 5, "--run-dir", "run"]
+    for words in (["train", *flags], ["train", "--resume", "run", "--num-updates", 6], ["evaluate", "run"]):
+        done = run_python("-P", "-m", "pgtorch", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"config": {"num_updates": Infinity}}', "[" * 200_000, None], ids=["inf", "deep", "pipe"]
+)
+def test_a_strange_config_json_does_not_keep_a_run_from_resuming(tmp_path, content):
+    assert pgtorch("train", "--num-updates", 5, "--run-dir", "run", "--no-pictures", cwd=tmp_path).returncode == 0
+    path = tmp_path / "run" / "config.json"
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    done = pgtorch("train", "--resume", "run", "--num-updates", 7, cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if content is None else 0), done.stderr
+
+
 def test_output_that_nobody_reads_ends_it_quietly(tmp_path):
     read, write = os.pipe()
     os.close(read)

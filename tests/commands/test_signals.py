@@ -177,6 +177,15 @@ def test_while_it_is_set_up(start, tmp_path):
         assert read_newest(script.run)[1]["trainer"]["num_updates"] == 0
 
 
+@pytest.mark.parametrize("number", STATUS)
+def test_while_an_environment_hangs_in_its_constructor(start, tmp_path, number):
+    script = start('--env-id slow:Slow-v0 --num-envs 1 --env-kwargs {"building":60.0} --no-pictures')
+    script.wait_for((tmp_path / "building").exists)
+    assert script.end(number) == STATUS[number], script.err
+    assert script.took < SECONDS
+    assert not script.run.exists()
+
+
 def any_moment(start, folder, begun, moment, number):
     """Send a signal to a run that would end by itself after some two seconds, a moment after it has begun."""
     script = start("--num-updates 1500 --checkpoint-every 100", folder)

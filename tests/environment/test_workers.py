@@ -163,6 +163,8 @@ try:
     env.reset(seed=0)
     steps(env, 20)
 finally:
+    if os.environ["WAY"] != "does not close":
+        workers.CLOSE_SECONDS = 40.0  # so that waiting for lost workers shows, on a busy machine too
     start = time.monotonic()
     env.close()
     Path("took").write_text(str(time.monotonic() - start))
@@ -239,7 +241,7 @@ def workers_left(folder):
 @pytest.mark.parametrize("way", ERRORS)
 def test_an_error_in_another_process_is_told(played, way):
     assert re.search(ERRORS[way], (played / way / "told").read_text())
-    assert float((played / way / "took").read_text()) < 1.5  # lost workers are not waited for
+    assert float((played / way / "took").read_text()) < 20  # lost workers are not waited for
     assert workers_left(played / way) == []
     assert (played / way / "printed").read_text() == ""
 

@@ -463,7 +463,7 @@ JOINS = [  # of proved parts: each part passes alone
         ("joint norm clipped", "clip(norms[name]", "clip(math.hypot(*norms.values())", WHOLE),
         ("policy's norm for both", "clip(norms[name]", "clip(norms['policy']", WHOLE),
         ("decay off by one", "(self.num_updates - 1)", "self.num_updates", WHOLE),
-        ("decay ignored", "optimizer.step(1 - done)", "optimizer.step()", WHOLE),
+        ("decay ignored", "optimizer.step(1 - fraction_done)", "optimizer.step()", WHOLE),
         ("gradients added up", "optimizer.zero_grad()", "pass", WHOLE),
     ),
     (

@@ -26,9 +26,10 @@ some = st.sampled_from
 def configs(draw):
     """Any settings that the reference knows, in any variant of the walk."""
     multiplier = draw(some(["gae", "return", "reward-to-go", "reward"]))
-    baseline = "value" if multiplier == "gae" else draw(some(["none", "mean", "value"]))
     ends = draw(some([(0.1, 0.1, 0.05), (0.3, 0.0, 0.0), (0.0, 0.4, 0.0), (0.0, 0.0, 0.5), (0.5, 0.4, 0.1)]))
     num_envs, num_steps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    baselines = ["none", "value", "mean"][: 2 + (num_envs * num_steps > 1)]
+    baseline = "value" if multiplier == "gae" else draw(some(baselines))
     return walk_config(
         env_kwargs={
             "mode": draw(some(["same_step", "next_step", "disabled"])),
@@ -47,7 +48,7 @@ def configs(draw):
         max_gradient_norm=draw(some([None, 0.05, 0.5])),
         learning_rate_decay=draw(st.booleans()),
         num_epochs=draw(st.integers(1, 3)),
-        num_minibatches=draw(st.integers(1, 4)),
+        num_minibatches=draw(st.integers(1, min(4, num_envs * num_steps))),
         clip_range=draw(some([0.01, 0.2])),
         normalize_observations=draw(st.booleans()),
         normalize_rewards=draw(st.booleans()),

@@ -369,3 +369,12 @@ def test_a_link_to_a_folder_may_name_it(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "latest").symlink_to(tmp_path / "run")
     assert made(TrainConfig(run_dir=tmp_path / "latest")) == tmp_path / "latest"
+
+
+def test_a_lock_that_is_another_file_is_not_written(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").hardlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"its \.lock must be its own file, not a hard link"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"

@@ -1,4 +1,5 @@
 import random
+import shutil
 import sys
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from support import numpy_stream, run_python
 from pgtorch import BiasPolicy, CheckpointError, MLPPolicy, Policy, TrainConfig, resume, train
 from pgtorch.environment.normalization import ObservationNormalizer
 from pgtorch.record.checkpoint import read_newest, save_checkpoint
+from pgtorch.record.metrics import read_metrics
 from pgtorch.record.trained_run import TrainedRun, load_run
 
 LESSON = "restaurant_env:Restaurant-v0"
@@ -246,6 +248,7 @@ WEIGHT = (*POLICY, "parameters", "layers.0.weight")
     ids=str,
 )
 def test_a_wrong_part_is_named(cart, tmp_path, way, value, message):
+    shutil.copy(cart / "metrics.jsonl", tmp_path)
     path = save_checkpoint(tmp_path, 3, **altered(read_newest(cart)[1], way, value))
     with pytest.raises(CheckpointError, match=message) as raised:
         load_run(tmp_path)
@@ -255,6 +258,7 @@ def test_a_wrong_part_is_named(cart, tmp_path, way, value, message):
 
 def test_an_environment_that_exits_is_reported(cart, tmp_path):
     gym.register("Exits-v0", lambda: sys.exit(0), disable_env_checker=True)
+    shutil.copy(cart / "metrics.jsonl", tmp_path)
     save_checkpoint(tmp_path, 3, **altered(read_newest(cart)[1], ("config", "env_id"), "Exits-v0"))
     with pytest.raises(CheckpointError, match="its environment or policy cannot be created: SystemExit"):
         load_run(tmp_path)
@@ -281,9 +285,35 @@ gymnasium.register("Evil-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_
 def test_a_module_that_only_the_folder_names_is_not_imported(cart, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "evilmod.py").write_text(EVIL)
+    shutil.copy(cart / "metrics.jsonl", tmp_path / "run")
     save_checkpoint(tmp_path / "run", 3, **altered(read_newest(cart)[1], ("config", "env_id"), "evilmod:Evil-v0"))
     done = run_python("-c", LOAD, cwd=tmp_path)
     assert "'evilmod'" in done.stdout, done.stderr
     assert not (tmp_path / "canary").exists()
     assert run_python("-c", LOAD, "evilmod", cwd=tmp_path).stdout == "loaded\n"
     assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("module", ["mpl_toolkits.evilmod", "mpl_toolkits.inner.evilmod"])
+def test_a_part_of_a_namespace_package_is_not_taken_for_installed(cart, tmp_path, module):
+    """`mpl_toolkits` comes with matplotlib, and any folder of that name on the path is a part of it."""
+    (tmp_path / "run").mkdir()
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True)
+    path.write_text(EVIL)
+    shutil.copy(cart / "metrics.jsonl", tmp_path / "run")
+    save_checkpoint(tmp_path / "run", 3, **altered(read_newest(cart)[1], ("config", "env_id"), f"{module}:Evil-v0"))
+    for code in (LOAD, f"import mpl_toolkits\n{LOAD}"):
+        done = run_python("-c", code, cwd=tmp_path)
+        assert f"'{module}'" in done.stdout, done.stderr
+        assert not (tmp_path / "canary").exists()
+    assert run_python("-c", LOAD, module, cwd=tmp_path).stdout == "loaded\n"
+
+
+def test_a_checkpoint_of_another_run_is_skipped(tmp_path):
+    for seed in (0, 1):
+        train(TrainConfig(seed=seed, num_updates=4, checkpoint_every=2, pictures=False, run_dir=tmp_path / str(seed)))
+    shutil.copy(tmp_path / "1" / "checkpoint-000000004.pt", tmp_path / "0")
+    with pytest.warns(UserWarning, match="metrics.jsonl .*; going back to checkpoint-000000002"):
+        run = load_run(tmp_path / "0")
+    assert run.policy.bias.item() == read_metrics(tmp_path / "0")[1]["policy/bias"]
