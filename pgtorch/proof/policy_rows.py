@@ -224,6 +224,8 @@ def _samples_in_space(case: _Case) -> Row:
 
 def _sum_of_probabilities(case: _Case) -> Row:
     actions = _all_actions(case.action_space)
+    if isinstance(case.action_space, spaces.Box) and case.action_space.shape in ((1,), (2,)):
+        return _density_row(case)
     if actions is None:
         return case.row(None, note="the action space is not finite, or too large to list")
     observation = case.observations(16)
@@ -231,6 +233,21 @@ def _sum_of_probabilities(case: _Case) -> Row:
         probability = [case.policy.log_prob(observation, a.expand(16, *a.shape)).exp() for a in actions]  # [16] each
     error = (torch.stack(probability).sum(0) - 1).abs().max().item()
     return case.row(error, limit=1e-12, unit="absolute", note=f"{len(actions)} actions")
+
+
+def _density_row(case: _Case) -> Row:
+    """The integral of a density over one or two numbers, by midpoints, from the least to the largest sample."""
+    observation, worst = case.observations(4), 0.0
+    for row in observation:
+        drawn = case.sample(row.expand(SAMPLES, *row.shape)).double()
+        low, width = drawn.min(0).values, drawn.max(0).values - drawn.min(0).values
+        count = 4000 if len(low) == 1 else 400
+        at = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        grid = low + width * torch.cartesian_prod(*[at] * len(low)).reshape(-1, len(low))
+        with torch.no_grad():
+            density = case.policy.log_prob(row.expand(len(grid), *row.shape), grid).exp().nan_to_num(0.0)
+        worst = max(worst, abs((density.sum() * (width / count).prod()).item() - 1))
+    return case.row(worst, limit=0.01, unit="absolute", note="density, by quadrature")
 
 
 def _mean_score(case: _Case) -> Row:

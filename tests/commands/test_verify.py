@@ -31,7 +31,7 @@ def test_everything_shipped_passes(run_script, tmp_path):
     rows = json.loads(done.stdout)
     assert {row["status"] for row in rows} == {"PASS", "SKIP", "BIAS"}
     subjects = {row["subject"].partition(",")[0] for row in rows}
-    assert subjects == {"BiasPolicy", "MLPPolicy", "Rollout"}
+    assert subjects == {"BiasPolicy", "MLPPolicy", "Rollout", "Update", "Evaluation"}
     assert all(row["note"] for row in rows if row["status"] == "SKIP")
     assert not list(tmp_path.iterdir())
 

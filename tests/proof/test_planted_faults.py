@@ -79,6 +79,11 @@ def choice(only=None):
     yield from network(spaces.Discrete(4, start=1), only)
 
 
+def sharp(only=None):
+    box, space = spaces.Box(-4.0, 4.0, (3,)), spaces.Discrete(4)
+    yield from policy_rows("sharp", MLPPolicy(box, space, ()), box, space, seed=0, only=only)
+
+
 def deep(only=None):
     box, space = spaces.Box(-1.0, 1.0, (5,)), spaces.Discrete(3)
     yield from policy_rows("deep", MLPPolicy(box, space, (5, 5, 5)), box, space, seed=0, only=only)
@@ -313,7 +318,7 @@ MORE_OF_POLICIES = [
     ),
     (
         distributions.Categorical.log_probs.func,
-        choice,
+        sharp,
         ("temperature of log pi", "log_softmax(self.logits", "log_softmax(self.logits / 1.05", SAMPLES),
     ),
     (

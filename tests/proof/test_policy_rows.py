@@ -66,6 +66,30 @@ class SharedTrunk(Policy):
         return Categorical(logits=self.head(torch.tanh(self.trunk(observation))))
 
 
+class Squashed(Policy):
+    """A normal number through a tanh, with the derivative of the tanh in its density or without it."""
+
+    def __init__(self, right):
+        super().__init__()
+        self.right, self.layer = right, nn.Linear(3, 1)
+
+    def distribution(self, observation):
+        normal = torch.distributions.Normal(self.layer(observation), 0.5)
+        transforms = [torch.distributions.TanhTransform(cache_size=1)]
+        squashed = torch.distributions.TransformedDistribution(normal, transforms)
+        if self.right:
+            return torch.distributions.Independent(squashed, 1)
+        squashed.log_prob = lambda action: normal.log_prob(action.atanh())
+        return torch.distributions.Independent(squashed, 1)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_squashed_normal_needs_the_derivative_of_its_tanh(right):
+    policy, space = Squashed(right), spaces.Box(-1.0, 1.0, (1,))
+    (row,) = policy_rows("", policy, BOX, space, seed=0, only="probabilities sum to 1")
+    assert row.status == ("PASS" if right else "FAIL"), row
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_shared_or_frozen_trunk_passes(frozen):
     rows = by_check(SharedTrunk(frozen=frozen))
