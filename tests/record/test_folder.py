@@ -163,8 +163,9 @@ from pgtorch.record.folder import locked
 with locked(Path(sys.argv[1])):
     if sys.argv[2] == "worker":
         import multiprocessing
-        multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,)).start()
-    print("held", flush=True)
+        multiprocessing.get_context("fork").Process(target=lambda: (print("held", flush=True), time.sleep(30))).start()
+    else:
+        print("held", flush=True)
     sys.stdin.read()
 """
 
