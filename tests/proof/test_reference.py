@@ -71,7 +71,7 @@ def test_training_is_that_of_the_reference(config):
 
 
 @pytest.mark.long
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(configs())
 def test_training_is_that_of_the_reference_for_many_more_settings(config):
     test_training_is_that_of_the_reference.hypothesis.inner_test(config)
