@@ -217,7 +217,7 @@ class DiagonalNormal:
         return (-0.5 * standard.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Tensor:
-        """[B], the same for every mean."""
+        """Entropy in nats, [B]; it does not depend on the mean."""
         one = self.log_std.sum() + 0.5 * self.log_std.numel() * math.log(2 * math.pi * math.e)
         return one.expand(self.mean.shape[:-1])
 

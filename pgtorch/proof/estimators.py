@@ -14,8 +14,7 @@ T  steps of the longest episode    N  episodes in a batch    B  possible batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgtorch.proof.measures import relative_error
+from pgtorch.proof.measures import in_float64, relative_error
 from pgtorch.proof.processes import PROCESSES, EpisodeBatch, Process, every_batch, objective
 
 TOLERANCE = 1e-9  # relative; rounding stays below 1e-13
@@ -196,7 +195,7 @@ def _derivatives(loss: Loss, advantages: Advantages, every: EpisodeBatch, log_pr
     """The derivative of each batch's loss with respect to `log_prob`, [B, T, N]."""
     leaf = log_prob.clone().requires_grad_()
     results = []
-    with _float64():
+    with in_float64():
         tensors = zip(*(part.clone().unbind(0) for part in every[:-1]), strict=True)
         for now, old, parts in zip(leaf.unbind(0), log_prob.clone().unbind(0), tensors, strict=True):
             batch = EpisodeBatch._make([*parts, every.discount])
@@ -219,14 +218,3 @@ def _require(name: str, result: object, *shapes: torch.Size) -> None:
     if result.shape not in shapes:
         wanted = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name} must return shape {wanted}, got {list(result.shape)}")
-
-
-@contextmanager
-def _float64() -> Iterator[None]:
-    """The default dtype float64, so that a buffer that a function makes does not round."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -12,8 +12,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from pgtorch.proof.measures import in_float64
 from pgtorch.proof.table import Row
-from pgtorch.proof.twin import LIMIT, in_float64, twin_of
+from pgtorch.proof.twin import LIMIT, twin_of
 from pgtorch.proof.update_rows import scalar_envs, walk_config
 from pgtorch.record.evaluation import play_episodes
 from pgtorch.record.trained_run import TrainedRun
@@ -28,7 +29,7 @@ def evaluation_rows(subject: str, *, seed: int) -> Iterator[Row]:
 
     Args:
         subject: What the rows are about.
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
     """
     for actions in ("discrete", "box"):
         for mode in ("same_step", "next_step", "disabled"):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
@@ -37,6 +38,17 @@ def gradient_of(policy: Policy, value: Tensor) -> Gradient:
 def learned(policy: Policy) -> dict[str, nn.Parameter]:
     """The parameters that are not frozen, by name."""
     return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Make torch's default dtype float64, so that what is made meanwhile computes in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def flat(gradient: Gradient) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -29,17 +28,6 @@ TRAINING_LIMIT = 1e-6  # while training: where a tanh is saturated, Adam makes m
 DIFFERENCE = "update/relative_difference"
 
 Numbers = dict[str, NDArray[np.float64]]
-
-
-@contextmanager
-def in_float64() -> Iterator[None]:
-    """Make torch's default dtype float64, so that trainers made meanwhile compute in it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def require_twin(trainer: Trainer) -> None:

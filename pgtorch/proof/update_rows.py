@@ -12,8 +12,9 @@ import torch
 from pgtorch.config import LESSON, TUNED, TrainConfig
 from pgtorch.distributions import as_global_stream
 from pgtorch.networks import MLPPolicy
+from pgtorch.proof.measures import in_float64
 from pgtorch.proof.table import Row
-from pgtorch.proof.twin import LIMIT, in_float64, side_by_side, twin_of
+from pgtorch.proof.twin import LIMIT, side_by_side, twin_of
 from pgtorch.proof.walk import WALK, Walk
 from pgtorch.rollout import RolloutCollector
 from pgtorch.trainer import Trainer
@@ -52,7 +53,7 @@ def update_rows(*, seed: int) -> Iterator[Row]:
     """Whole updates against the reference: of the lesson, of each tuned environment, and of settings of all kinds.
 
     Args:
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
     """
     yield reference_row("Update, Restaurant-v0", TrainConfig(LESSON, seed=seed, vectorization="sync"), num_updates=20)
     for env_id in [*TUNED, "MountainCarContinuous-v0"]:  # the last of them has the general settings
@@ -118,7 +119,7 @@ def rollout_rows(subject: str, *, seed: int) -> Iterator[Row]:
 
     Args:
         subject: What the rows are about.
-        seed: Of everything that is drawn.
+        seed: Of all random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     env = gym.make_vec("CartPole-v1", num_envs=16)
