@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
+
+from pgtorch.environment.build import import_named
 
 
 class Optimizer:
@@ -97,21 +98,20 @@ class Adam(Optimizer):
         if not moved:
             return
         parameters, gradients, means, mean_squares, steps = (list(column) for column in zip(*moved, strict=True))
-        adam(
+        torch._foreach_add_(steps, 1.0)
+        torch._fused_adam_(
             parameters,
             gradients,
             means,
             mean_squares,
             [],
             steps,
-            foreach=False,
-            fused=True,
-            amsgrad=False,
+            lr=self.learning_rate * factor,
             beta1=0.9,
             beta2=0.999,
-            lr=self.learning_rate * factor,
             weight_decay=0.0,
             eps=1e-8,
+            amsgrad=False,
             maximize=False,
         )
 
@@ -187,6 +187,40 @@ def _state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
+
+
+Schedule = Callable[[float], float]
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda _: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
+}
+
+
+def make_schedule(name: str) -> Schedule:
+    """What a setting names: how the learning rates change during a run.
+
+    Args:
+        name: "constant", "linear", "cosine", or "module:function" in an importable module.
+
+    Returns:
+        A function from the fraction of the updates done, in [0, 1), to a factor of the learning rates.
+
+    Raises:
+        TypeError, ValueError: If there is no such schedule, or at 0 it does not return a number of at least 0.
+        ImportError, AttributeError: If there is no such module or function.
+    """
+    if name in SCHEDULES:
+        return SCHEDULES[name]
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"learning_rate_schedule must be {', '.join(SCHEDULES)} or module:function, got {name!r}")
+    schedule: Schedule = getattr(import_named(module), attribute)
+    first = schedule(0.0)
+    if not (isinstance(first, int | float) and 0 <= first < math.inf):
+        raise TypeError(f"learning_rate_schedule {name} must return a number of at least 0, got {first!r:.100} at 0.0")
+    return schedule
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:

@@ -14,11 +14,12 @@ from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
 from pgtorch.environment.checks import NonFiniteError
 from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
+from pgtorch.environment.spaces import is_one_hot
 from pgtorch.gradient_check import check_gradient, largest_differences
 from pgtorch.losses import importance_weighted, policy_gradient_loss
 from pgtorch.manual_gradient import has_derivation
 from pgtorch.networks import ValueFunction, make_policy, require_fit
-from pgtorch.optimizers import make_optimizer
+from pgtorch.optimizers import make_optimizer, make_schedule
 from pgtorch.policies import Policy
 from pgtorch.returns import weigh
 from pgtorch.rollout import Batch, RolloutCollector
@@ -65,12 +66,14 @@ class Trainer:
         if self.value_function is not None:
             rate = config.value_learning_rate or config.learning_rate
             self.optimizers["value"] = make_optimizer(config.optimizer, self.value_function.parameters(), rate)
+        self.schedule = make_schedule(config.learning_rate_schedule)
         size = gym.spaces.flatdim(spaces[0])
+        is_normalized = config.normalize_observations and not is_one_hot(spaces[0])
         self.collector = RolloutCollector(
             self.env,
             num_steps=config.num_steps,
             seed=config.seed,
-            normalize_observation=ObservationNormalizer(size) if config.normalize_observations else None,
+            normalize_observation=ObservationNormalizer(size) if is_normalized else None,
             normalize_reward=RewardNormalizer(config.num_envs, config.discount) if config.normalize_rewards else None,
         )
         self.num_updates = 0
@@ -109,9 +112,8 @@ class Trainer:
             old_log_prob = self.policy.log_prob(batch.observation, batch.action)
         batch = Batch(batch.observation, batch.action, batch.multiplier, batch.target, old_log_prob)
         for _ in range(config.num_epochs):
-            order = torch.randperm(len(batch), generator=self.generator)
-            for rows in order.tensor_split(min(config.num_minibatches, len(batch))):
-                yield batch[rows]
+            shuffled = batch[torch.randperm(len(batch), generator=self.generator)]
+            yield from shuffled.split(min(config.num_minibatches, len(batch)))
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """One gradient step."""
@@ -166,9 +168,9 @@ class Trainer:
             )
 
         # Step. Each gradient is clipped separately: the value function's is often much longer.
-        fraction_done = (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 0.0
+        factor = self.schedule((self.num_updates - 1) / config.num_updates)
         for name, optimizer in self.optimizers.items():
             if config.max_gradient_norm is not None:
                 optimizer.clip(norms[name], max_norm=config.max_gradient_norm)
-            optimizer.step(1 - fraction_done)
+            optimizer.step(factor)
         return figures

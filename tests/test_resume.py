@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorB
 
 LESSON = "restaurant_env:Restaurant-v0"
 SMALL = {"num_envs": 2, "num_steps": 8, "num_updates": 20, "hidden_sizes": (4,), "check_gradient": 4}
+SMALL |= {"num_epochs": 1, "num_minibatches": 1}
 LAST, KILLED_AT, EVERY = 20, 13, 5  # checkpoints at 5 and 10; the updates 11 to 13 are on disk, and must go
 CASES = {
     "lesson": (LESSON, {"num_updates": 20}),
@@ -178,9 +179,9 @@ def test_a_resumed_run_that_ends_before_its_first_checkpoint(tmp_path, straight)
 
 @pytest.mark.parametrize("case", ["lesson", "cart"])
 def test_more_updates_can_be_asked_for(tmp_path, straight, case):
-    train(config_of(case, tmp_path, num_updates=12, learning_rate_decay=False))
+    train(config_of(case, tmp_path, num_updates=12, learning_rate_schedule="constant"))
     assert resume(tmp_path, num_updates=LAST).num_updates == LAST
-    assert different(tmp_path, straight(case, learning_rate_decay=False).run_dir) == []
+    assert different(tmp_path, straight(case, learning_rate_schedule="constant").run_dir) == []
     assert json.loads((tmp_path / "config.json").read_text())["config"]["num_updates"] == LAST
 
 

@@ -24,7 +24,7 @@ CART = {
     "optimizer": "sgd",
     "learning_rate": 0.1,
     "value_learning_rate": 0.1,
-    "learning_rate_decay": False,
+    "learning_rate_schedule": "constant",
     "discount": 0.9,
     "gae_lambda": 0.8,
     "standardize": False,
@@ -96,10 +96,10 @@ TABLE = [
     Row("value_learning_rate", 0.2, {"value"}),
     Row("value_learning_rate", None, {"value"}, beside={"learning_rate": 0.3}),
     Row("value_learning_rate", None, set()),  # which is the policy's
-    Row("learning_rate_decay", True, set()),  # the first update has the full rate
-    Row("learning_rate_decay", True, RATES, updates=2),
+    Row("learning_rate_schedule", "linear", set()),  # the first update has the full rate
+    Row("learning_rate_schedule", "linear", RATES, updates=2),
     Row("num_updates", 20, set(), updates=2),
-    Row("num_updates", 20, RATES, updates=2, beside={"learning_rate_decay": True}),
+    Row("num_updates", 20, RATES, updates=2, beside={"learning_rate_schedule": "linear"}),
     Row("optimizer", "adam", RATES),
     Row("optimizer", "torch.optim.SGD", set()),
     Row("optimizer", "torch.optim.RMSprop", RATES),
@@ -199,12 +199,12 @@ def moves(updates, **settings):
         ({"learning_rate": 0.3}, {"policy": 3, "value": 1}),
         ({"value_learning_rate": 0.3}, {"policy": 1, "value": 3}),
         ({"value_coefficient": 1.0}, {"policy": 1, "value": 2}),  # from 0.5
-        ({"learning_rate_decay": True}, {"policy": 0.9, "value": 0.9}),  # the second of ten updates
+        ({"learning_rate_schedule": "linear"}, {"policy": 0.9, "value": 0.9}),  # the second of ten updates
     ],
 )
 def test_a_step_is_longer_by_what_a_setting_says(setting, factors):
     """Of the first update, but for the decay, which leaves the first as it is."""
-    updates = 2 if "learning_rate_decay" in setting else 1
+    updates = 2 if "learning_rate_schedule" in setting else 1
     usual, changed = moves(updates), moves(updates, **setting)
     for name, factor in factors.items():
         torch.testing.assert_close(changed[name], factor * usual[name], rtol=1e-3, atol=1e-6)
@@ -214,7 +214,7 @@ def test_a_step_is_longer_by_what_a_setting_says(setting, factors):
 @pytest.mark.parametrize("num_updates", [1, 2, 5])
 def test_the_learning_rate_decays_to_one_part_in_the_last_update(monkeypatch, num_updates):
     factors = []
-    trainer = cart(num_updates=num_updates, learning_rate_decay=True)
+    trainer = cart(num_updates=num_updates, learning_rate_schedule="linear")
     for optimizer in trainer.optimizers.values():
         monkeypatch.setattr(optimizer, "step", factors.append)
     for _ in range(num_updates):

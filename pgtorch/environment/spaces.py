@@ -46,6 +46,13 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
     raise TypeError(f"observation space must be {SUPPORTED}, got {space}")
 
 
+def is_one_hot(space: gym.Space[Any]) -> bool:
+    """Whether flattened observations hold only 0 and 1: Discrete, MultiDiscrete, MultiBinary, a Dict or Tuple of these."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return all(map(is_one_hot, space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces))
+    return not isinstance(space, spaces.Box)
+
+
 def seed_spaces(env: Any, seed: int) -> None:
     """Seed the generators of all spaces in an environment, which would seed themselves from the operating system.
 

@@ -338,9 +338,10 @@ class Reference:
                 value_loss += share * (value[0] - row.target) ** 2
                 slope = 2 * share * config.value_coefficient * (value - row.target)
                 total["value"].append(self.value.backward(inputs, slope))
-        factor = 1 - (self.num_updates - 1) / config.num_updates if config.learning_rate_decay else 1.0
+        done, norms = (self.num_updates - 1) / config.num_updates, {}
+        schedules = {"constant": 1.0, "linear": 1 - done, "cosine": math.cos(math.pi * done / 2) ** 2}
+        factor = schedules[config.learning_rate_schedule]
         rates = {"policy": config.learning_rate, "value": config.value_learning_rate or config.learning_rate}
-        norms = {}
         for name, parts in total.items():
             gradient = {key: np.sum([part[key] for part in parts], axis=0) for key in parts[0]}
             rate = factor * rates[name]

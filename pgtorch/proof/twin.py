@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from pgtorch.environment.episodes import EpisodeStatistics
 from pgtorch.environment.normalization import RewardNormalizer
 from pgtorch.gradient_check import GradientMismatchError
 from pgtorch.manual_gradient import has_derivation
-from pgtorch.optimizers import SGD, Adam, make_optimizer
+from pgtorch.optimizers import SCHEDULES, SGD, Adam, make_optimizer
 from pgtorch.policies import BiasPolicy
 from pgtorch.proof.reference import Bernoullis, Categoricals, Moments, Network, Normals, Reference, Row
 from pgtorch.rollout import Rollout
@@ -34,7 +35,7 @@ def require_twin(trainer: Trainer) -> None:
     """Check that there is a reference for a trainer.
 
     Raises:
-        TypeError: If it has a policy or an optimizer that the reference does not implement.
+        TypeError: If it has a policy, an optimizer or a schedule that the reference does not implement.
     """
     if not has_derivation(trainer.policy):
         raise TypeError(
@@ -46,6 +47,11 @@ def require_twin(trainer: Trainer) -> None:
             raise TypeError(
                 f"check_update must be 0 for {trainer.config.optimizer}: the reference has only sgd and adam"
             )
+    if trainer.config.learning_rate_schedule not in SCHEDULES:
+        raise TypeError(
+            f"check_update must be 0 for learning_rate_schedule {trainer.config.learning_rate_schedule}: the reference "
+            f"has only {', '.join(SCHEDULES)}"
+        )
 
 
 def twin_of(trainer: Trainer, envs: Sequence[gym.Env[Any, Any]] = (), mode: str = "same_step") -> Reference:
@@ -57,7 +63,7 @@ def twin_of(trainer: Trainer, envs: Sequence[gym.Env[Any, Any]] = (), mode: str 
         mode: How they begin new episodes: "next_step", "same_step" or "disabled".
 
     Raises:
-        TypeError: If there is no reference for its policy or optimizer.
+        TypeError: If there is no reference for its policy, optimizer or schedule.
     """
     require_twin(trainer)
     networks = {name: _network(trainer, name) for name in trainer.optimizers}
@@ -65,7 +71,8 @@ def twin_of(trainer: Trainer, envs: Sequence[gym.Env[Any, Any]] = (), mode: str 
     is_lesson = isinstance(trainer.policy, BiasPolicy)
     distribution = Bernoullis() if is_lesson else _distribution(space)
     policy, value = networks["policy"], networks.get("value")
-    twin = Reference(trainer.config, policy, value, distribution, space, list(envs), mode, trainer.num_updates)
+    config = replace(trainer.config, normalize_observations=trainer.collector.normalize_observation is not None)
+    twin = Reference(config, policy, value, distribution, space, list(envs), mode, trainer.num_updates)
     if normalizer := trainer.collector.normalize_reward:
         moments = normalizer.moments
         twin.returns = Moments(moments.mean, moments.variance, moments.count)

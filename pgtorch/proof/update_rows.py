@@ -19,9 +19,10 @@ from pgtorch.proof.walk import WALK, Walk
 from pgtorch.rollout import RolloutCollector
 from pgtorch.trainer import Trainer
 
-SMALL = {"num_envs": 3, "num_steps": 7, "num_updates": 4, "hidden_sizes": (5, 4)}
+ONE_STEP = {"num_epochs": 1, "num_minibatches": 1, "learning_rate": 3e-3, "value_learning_rate": 1e-2}
+SMALL = {"num_envs": 3, "num_steps": 7, "num_updates": 4, "hidden_sizes": (5, 4), **ONE_STEP}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "general settings": {},
+    "one gradient step": {},
     "next-step autoreset": {"env_kwargs": {"mode": "next_step"}},
     "disabled autoreset": {"env_kwargs": {"mode": "disabled"}},
     "reward, sgd": {"multiplier": "reward", "baseline": "none", "optimizer": "sgd", "learning_rate": 0.1},
@@ -35,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "raw, no decay or clip": {
         "normalize_observations": False,
         "normalize_rewards": False,
-        "learning_rate_decay": False,
+        "learning_rate_schedule": "constant",
         "max_gradient_norm": None,
     },
     "value weight, one rate": {
@@ -56,8 +57,9 @@ def update_rows(*, seed: int) -> Iterator[Row]:
         seed: Of all random numbers.
     """
     yield reference_row("Update, Restaurant-v0", TrainConfig(LESSON, seed=seed, vectorization="sync"), num_updates=20)
-    for env_id in [*TUNED, "MountainCarContinuous-v0"]:  # the last of them has the general settings
-        config = TrainConfig(env_id, seed=seed, vectorization="sync")
+    tuned: dict[str, dict[str, Any]] = {env_id: {} for env_id in TUNED}
+    for env_id, shorter in {**tuned, "MountainCarContinuous-v0": {"num_steps": 8}}.items():  # with the general settings
+        config = TrainConfig(env_id, seed=seed, vectorization="sync", **shorter)
         yield reference_row(f"Update, {env_id}", config, num_updates=2)
     for name in VARIANTS:
         yield variant_row(name, seed=seed)

@@ -19,7 +19,7 @@ from pgtorch.config import TrainConfig
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
 from pgtorch.environment.normalization import ObservationNormalizer
-from pgtorch.environment.spaces import clipper, flattener
+from pgtorch.environment.spaces import clipper, flattener, is_one_hot
 from pgtorch.networks import make_policy
 from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
@@ -114,7 +114,7 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
         if type(run.policy).__name__ != saved["class"]:
             raise CheckpointError(f"{path}: the policy is a {saved['class']}, which only you can create: pass one")
         require_like(saved["parameters"], dict(run.policy.state_dict()), f"{path}: trainer.policy.parameters")
-        if config.normalize_observations:
+        if config.normalize_observations and not is_one_hot(run.spaces[0]):
             moments = collector["normalize_observation"]
             normalizer = ObservationNormalizer(len(moments["mean"]))
             require_like(moments, normalizer.state_dict(), f"{path}: trainer.collector.normalize_observation")

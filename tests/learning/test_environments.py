@@ -85,7 +85,7 @@ def test_every_multiplier_learns(tmp_path, multiplier, baseline, standardize):
         num_steps=64,
         num_updates=25,
         learning_rate=1e-2,
-        learning_rate_decay=False,
+        learning_rate_schedule="constant",
         entropy_coefficient=0.001,
         check_gradient=20,
         run_dir=tmp_path / "run",

@@ -124,7 +124,7 @@ def update_with(variant):
 
 
 GENERAL, NEXT_STEP, PASSES = (
-    update_with(name) for name in ("general settings", "next-step autoreset", "passes and minibatches")
+    update_with(name) for name in ("one gradient step", "next-step autoreset", "passes and minibatches")
 )
 ENTROPY_BONUS, RETURN = update_with("entropy, MultiDiscrete"), update_with("return minus mean")
 WHOLE = "training against the reference"
@@ -478,8 +478,8 @@ JOINS = [  # of proved parts: each part passes alone
         GENERAL,
         ("joint norm clipped", "clip(norms[name]", "clip(math.hypot(*norms.values())", WHOLE),
         ("policy's norm for both", "clip(norms[name]", "clip(norms['policy']", WHOLE),
-        ("decay off by one", "(self.num_updates - 1)", "self.num_updates", WHOLE),
-        ("decay ignored", "optimizer.step(1 - fraction_done)", "optimizer.step()", WHOLE),
+        ("schedule off by one", "(self.num_updates - 1)", "self.num_updates", WHOLE),
+        ("schedule ignored", "optimizer.step(factor)", "optimizer.step()", WHOLE),
         ("gradients added up", "optimizer.zero_grad()", "pass", WHOLE),
     ),
     (

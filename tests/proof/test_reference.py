@@ -46,7 +46,7 @@ def configs(draw):
         entropy_coefficient=draw(some([0.0, 0.02, 1.0])),
         value_coefficient=draw(some([0.1, 0.5, 3.0])),
         max_gradient_norm=draw(some([None, 0.05, 0.5])),
-        learning_rate_decay=draw(st.booleans()),
+        learning_rate_schedule=draw(st.sampled_from(["constant", "linear", "cosine"])),
         num_epochs=draw(st.integers(1, 3)),
         num_minibatches=draw(st.integers(1, min(4, num_envs * num_steps))),
         clip_range=draw(some([0.01, 0.2])),

@@ -18,6 +18,7 @@ from pgtorch.record.trainer_state import put_trainer_state, require_finite_state
 
 LESSON = "restaurant_env:Restaurant-v0"
 SMALL = {"num_envs": 2, "num_steps": 8, "num_updates": 20, "hidden_sizes": (4,), "check_gradient": 4}
+SMALL |= {"num_epochs": 1, "num_minibatches": 1}
 CASES = {
     "lesson": (LESSON, {}),
     "restaurants": (LESSON, {"num_envs": 5, "num_steps": 3}),
@@ -157,8 +158,12 @@ def altered(state, path):
         other = {**value, "torch": torch.Generator().manual_seed(1).get_state()}
     elif last == "recent":
         other = [item + 1.0 for item in value]
+    elif isinstance(value, torch.Tensor) and value.is_floating_point():
+        other = value + 0.01 * torch.arange(1, value.numel() + 1).reshape(
+            value.shape
+        )  # the same for two logits is idle
     elif isinstance(value, torch.Tensor):
-        other = ~value if value.dtype == torch.bool else value + (0.01 if value.is_floating_point() else 1)
+        other = ~value if value.dtype == torch.bool else value + 1
     else:
         other = value + 1 if not isinstance(value, str) else value + "x"
     holder(state, way)[last] = other
