@@ -14,8 +14,8 @@ MOST_ROWS = 2**27  # of a rollout: a few gigabytes
 
 LESSON = "restaurant_env:Restaurant-v0"
 
-# For an environment without tuned settings, half a million steps: many environments at once, advantages, everything on a
-# scale of about 1, and each rollout used ten times in random parts of 64 rows, as in PPO.
+# For an environment without tuned settings, half a million steps: many environments at once, advantages, everything on
+# a scale of about 1, and each rollout used ten times in random parts of 64 rows, as in PPO.
 GENERAL: dict[str, Any] = {
     "policy": "mlp",
     "optimizer": "adam",
@@ -109,8 +109,8 @@ class TrainConfig:
     learning_rate_schedule: Annotated[
         str, matching(r"constant|linear|cosine|[\w.]+:\w+", "constant, linear, cosine or module:function")
     ] = "constant"
-    """How the learning rates change: constant, linear or cosine (both to 0 after the last update), or a function of your
-    own, as module:function, from the fraction of the updates done, in [0, 1), to a factor."""
+    """How the learning rates change: constant, linear or cosine (both to 0 after the last update), or a function of
+    your own, as module:function, from the fraction of the updates done, in [0, 1), to a factor."""
 
     num_envs: Annotated[int, at_least(1, MOST_ROWS)] = 1
     """Environments stepped together."""

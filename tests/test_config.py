@@ -109,6 +109,14 @@ def test_defaults_follow_the_environment():
     assert dataclasses.replace(cartpole, seed=4).num_envs == cartpole.num_envs
 
 
+def test_a_rollout_smaller_than_the_tables_parts_has_one_row_a_part():
+    small = TrainConfig("Nobody-tuned-v0", num_envs=2, num_steps=3)
+    assert small.num_minibatches == 6 < GENERAL["num_minibatches"]
+    assert TrainConfig(**small.to_dict()) == small
+    with pytest.raises(ValueError, match="num_minibatches must not be 7 if num_envs \\* num_steps is 6"):
+        TrainConfig("Nobody-tuned-v0", num_envs=2, num_steps=3, num_minibatches=7)
+
+
 def test_is_plain_json():
     config = TrainConfig(run_dir="somewhere", env_kwargs={"reward_scheme": "graded"})
     assert config.run_dir == Path("somewhere")

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from support import leaves, seeded
 from torch import nn
 
 from pgtorch.distributions import as_global_stream
-from pgtorch.optimizers import SGD, Adam, Optimizer, make_optimizer
+from pgtorch.optimizers import SGD, Adam, Optimizer, make_optimizer, make_schedule
 
 OWN = ["sgd", "adam"]
 OTHERS = [
@@ -210,3 +211,47 @@ def test_an_empty_state_is_taken_over_too():
 def test_a_class_of_torch_has_its_whole_name(name):
     with pytest.raises(ValueError, match=f"torch.optim, got '{name}'"):
         make_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [("constant", [1.0, 1.0, 1.0]), ("linear", [1.0, 0.75, 0.5]), ("cosine", [1.0, math.cos(math.pi / 8) ** 2, 0.5])],
+)
+def test_a_schedule_goes_from_the_whole_rate_to_none(name, factors):
+    schedule = make_schedule(name)
+    assert [schedule(done) for done in (0.0, 0.25, 0.5)] == pytest.approx(factors, rel=1e-15)
+    assert schedule(1.0) == (1.0 if name == "constant" else pytest.approx(0.0, abs=1e-16))
+
+
+@pytest.fixture
+def own_schedules(tmp_path, monkeypatch):
+    (tmp_path / "own_schedules.py").write_text(
+        "def steps(done):\n    return 1.0 if done < 0.5 else 0.1\n\n"
+        "def wrong(done):\n    return 'much'\n\ndef negative(done):\n    return -1.0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own_schedules", None)
+
+
+@pytest.mark.usefixtures("own_schedules")
+def test_a_schedule_may_be_your_own_function():
+    schedule = make_schedule("own_schedules:steps")
+    assert [schedule(done) for done in (0.0, 0.49, 0.5)] == [1.0, 1.0, 0.1]
+
+
+@pytest.mark.usefixtures("own_schedules")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("own_schedules:wrong", TypeError, "own_schedules:wrong must return a number of at least 0, got 'much' at 0.0"),
+        ("own_schedules:negative", TypeError, "got -1.0 at 0.0"),
+        ("own_schedules:none", AttributeError, "none"),
+        ("no_such_module:steps", ImportError, "no_such_module"),
+        ("square", ValueError, "must be constant, linear, cosine or module:function, got 'square'"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(name, error, message):
+    with pytest.raises(error, match=message):
+        make_schedule(name)

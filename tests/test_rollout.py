@@ -128,6 +128,19 @@ def test_some_rows_of_a_batch():
     assert (bare.target, bare.old_log_prob) == (None, None)
 
 
+def test_the_parts_of_a_batch_hold_each_row_once():
+    numbers = torch.arange(7.0)
+    parts = list(Batch(numbers[:, None], numbers + 10, numbers + 20, None, numbers + 40).split(3))
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert torch.equal(torch.cat([part.observation for part in parts]), numbers[:, None])
+    for part in parts:
+        first = part.observation[:, 0]
+        assert torch.equal(part.action, first + 10)
+        assert torch.equal(part.multiplier, first + 20)
+        assert torch.equal(part.old_log_prob, first + 40)
+        assert part.target is None
+
+
 # Randomness is an argument
 
 

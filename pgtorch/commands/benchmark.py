@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
+from pgtorch.commands.benchmark_suite import NUM_STEPS, suite_rows
 from pgtorch.commands.command_line import parse
 from pgtorch.config import TrainConfig
 from pgtorch.limits import at_least
@@ -46,13 +47,17 @@ class Arguments:
     largest: Annotated[int, at_least(1)] = LARGEST
     """Most environments of Restaurant-v0 at once."""
 
-    only: tuple[Literal["cartpole", "learned", "lesson", "restaurant"], ...] = (
+    only: tuple[Literal["cartpole", "learned", "lesson", "restaurant", "suite"], ...] = (
         "cartpole",
         "learned",
         "lesson",
         "restaurant",
     )
-    """What to measure: time to solve CartPole-v1; returns after training; an update of the lesson; many restaurants."""
+    """What to measure: time to solve CartPole-v1; returns after training; an update of the lesson; many restaurants;
+    and, only if asked for, since it takes hours, a suite of environments with the general settings."""
+
+    suite_steps: Annotated[int, at_least(1)] = NUM_STEPS
+    """Environment steps of each training in the suite."""
 
     json: bool = False
     """Print JSON instead of a table."""
@@ -61,6 +66,8 @@ class Arguments:
         """Refuse a flag that would be ignored."""
         if self.largest != LARGEST and "restaurant" not in self.only:
             raise ValueError(f"largest needs 'restaurant' in only, got {' '.join(self.only)}")
+        if self.suite_steps != NUM_STEPS and "suite" not in self.only:
+            raise ValueError(f"suite_steps needs 'suite' in only, got {' '.join(self.only)}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def measurements(flags: Arguments) -> Iterator[Measurement]:
             yield from group(seeds)
     if "restaurant" in flags.only:
         yield from restaurant(seeds, flags.largest)
+    if "suite" in flags.only:
+        yield from suite(seeds, flags.suite_steps)
 
 
 def cartpole(seeds: range) -> Iterator[Measurement]:
@@ -201,6 +210,20 @@ def learned_return(env_id: str, seed: int) -> float:
     run = TrainedRun(config=trainer.config, policy=trainer.policy, normalize_observation=normalize)
     first = 1000 * (seed + 1)  # the environments use the seeds after it, so no two seeds play the same episodes
     return float(play_episodes(run, 100, greedy=True, seed=first).mean())
+
+
+def suite(seeds: range, num_steps: int) -> Iterator[Measurement]:
+    """Returns on environments that nobody tuned for, and the time to train, beside Stable-Baselines3's defaults."""
+    for env_id, who, results in suite_rows(seeds, num_steps):
+        work = f"{env_id} after {num_steps:,} steps"
+        if not results:
+            yield Measurement(work, who, None, "mean return", "its environment cannot be used here")
+            continue
+        for kind in ("greedy", "sampled"):
+            returns = [getattr(result, kind) for result in results]
+            shown = f"seeds {[round(mean, 2) for mean in returns]}"
+            yield Measurement(f"{work}, {kind}", who, statistics.median(returns), "mean return", shown)
+        yield Measurement(f"{work}, training", who, statistics.median(result.seconds for result in results), "s")
 
 
 def lesson_update(seeds: range) -> Iterator[Measurement]:

@@ -47,7 +47,7 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any, int], NDArray[Any]]:
 
 
 def is_one_hot(space: gym.Space[Any]) -> bool:
-    """Whether flattened observations hold only 0 and 1: Discrete, MultiDiscrete, MultiBinary, a Dict or Tuple of these."""
+    """Whether flattened observations hold no numbers but 0 and 1: there is no Box in the space."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return all(map(is_one_hot, space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces))
     return not isinstance(space, spaces.Box)

@@ -1,8 +1,12 @@
+import dataclasses
 import json
 import re
 
 import pytest
 from support import call
+
+from pgtorch import TrainConfig
+from pgtorch.commands import benchmark, benchmark_suite
 
 
 def test_rows_beside_their_rivals(run_script, tmp_path):
@@ -39,3 +43,31 @@ def test_bad_input_gives_one_line(tmp_path, flags, named):
     assert (status, out) == (2, "")
     assert re.fullmatch(r"pgtorch: error: .+\n", error)
     assert named in error
+
+
+def test_the_suite_has_a_row_for_each_environment_and_learner(monkeypatch):
+    monkeypatch.setattr(benchmark_suite, "SUITE", ("FrozenLake-v1", "Blackjack-v1"))
+    rows = list(benchmark.suite(range(2), 2048))
+    assert [(row.work, row.who) for row in rows[:3]] == [
+        (f"FrozenLake-v1 after 2,048 steps, {kind}", "pgtorch") for kind in ("greedy", "sampled", "training")
+    ]
+    whos = [row.who for row in rows if "Blackjack" in row.work]
+    assert whos[:3] == ["pgtorch"] * 3
+    assert all(row.median is None and row.note for row in rows if row.who != "pgtorch" and "Blackjack" in row.work)
+    assert all(-1 <= row.median <= 1 for row in rows if row.unit == "mean return" and row.median is not None)
+    assert re.fullmatch(r"seeds \[[\d.]+, [\d.]+\]", rows[0].note)
+
+
+def test_the_suite_learns_with_the_general_settings(monkeypatch):
+    """Not with those that a table has for its environment."""
+    made = []
+
+    class Recorded(benchmark_suite.Trainer):
+        def __init__(self, config):
+            made.append(config)
+            super().__init__(config)
+
+    monkeypatch.setattr(benchmark_suite, "Trainer", Recorded)
+    benchmark_suite.learn("CartPole-v1", 3, 2048)
+    expected = TrainConfig("Nobody-tuned-v0", seed=3, num_updates=1)
+    assert dataclasses.replace(made[0], env_id=expected.env_id) == expected

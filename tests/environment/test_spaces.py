@@ -5,7 +5,7 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from pgtorch.environment.spaces import clipper, flattener, seed_spaces
+from pgtorch.environment.spaces import clipper, flattener, is_one_hot, seed_spaces
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 KINDS = [
@@ -112,3 +112,19 @@ def test_a_large_seed_is_a_seed_too():
     env = SyncVectorEnv([Own])
     seed_spaces(env, 2**63 - 1)
     assert env.action_space.sample().shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (spaces.Discrete(3), True),
+        (spaces.MultiDiscrete([2, 3]), True),
+        (spaces.MultiBinary(3), True),
+        (spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2)]), True),
+        (spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(0, 1, (1,))}), False),
+        (spaces.Box(0, 255, (5, 5, 3), np.uint8), False),
+    ],
+    ids=str,
+)
+def test_one_hot_observations_are_told_from_numbers(space, expected):
+    assert is_one_hot(space) is expected

@@ -183,6 +183,10 @@ def test_what_the_reference_lacks_is_refused(tmp_path):
         SetupError, match=r"check_update must be 0 for torch\.optim\.RMSprop: the reference has only sgd and"
     ):
         train(TrainConfig(check_update=1, optimizer="torch.optim.RMSprop", run_dir=tmp_path / "run"))
+    with pytest.raises(
+        SetupError, match="check_update must be 0 for learning_rate_schedule math:exp: the reference has"
+    ):
+        train(TrainConfig(check_update=1, learning_rate_schedule="math:exp", run_dir=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -159,9 +159,7 @@ def altered(state, path):
     elif last == "recent":
         other = [item + 1.0 for item in value]
     elif isinstance(value, torch.Tensor) and value.is_floating_point():
-        other = value + 0.01 * torch.arange(1, value.numel() + 1).reshape(
-            value.shape
-        )  # the same for two logits is idle
+        other = value + 0.01 * torch.arange(1, value.numel() + 1).reshape(value.shape)  # two logits may move together
     elif isinstance(value, torch.Tensor):
         other = ~value if value.dtype == torch.bool else value + 1
     else:
