@@ -1,4 +1,4 @@
-"""Tell the lesson, in the terminal in five acts or as a page in the browser. Every number is computed as it is shown."""
+"""Tell the lesson in the terminal, in five acts, or in the browser. Every number is computed as it is shown."""
 
 from __future__ import annotations
 
