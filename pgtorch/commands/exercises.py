@@ -103,9 +103,10 @@ def _text(report: Report) -> str:
     """The report for people."""
     lines = [*map(_fill, report.problems)]
     for result in report.results:
-        lines.append(f"{result.number:2}  {result.name:20}{result.status}{' yet' * (result.status == 'not done')}")
-        if result.message:
-            lines += [_fill(result.message), ""]
+        more = {"correct": f", by {result.judged_by}", "not done": " yet"}.get(result.status, "")
+        lines.append(f"{result.number:2}  {result.name:20}{result.status}{more}")
+        said = [_fill(text) for text in (result.message, result.effect, result.example) if text]
+        lines += [*said, ""] if said else []
     todo = [result.name for result in report.results if result.status != "correct"]
     rest = f" Next: {todo[0]}." if todo else ""
     return "\n".join([*lines, "", f"{report.correct} of {len(report.results)} correct.{rest}"])

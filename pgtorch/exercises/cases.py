@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from pgtorch.exercises import solutions
 from pgtorch.lesson.model import RestaurantModel
 from pgtorch.lesson.steps import MODEL
 
+TOLERANCE = 1e-4  # relative to 1 + |expected|; float32 answers stay far below it
 Answer = Callable[..., list[float]]  # a learner's function; what it returns is flattened to a list of floats
+Given = tuple[tuple[Any, ...], list[float]]
 NORM, WEIGHT = solutions.NORM, solutions.WEIGHT
 
 
@@ -55,6 +58,7 @@ class Exercise:
         cases: What is tried, the simplest first.
         parts: Kinds of input, in words, each with a test of the arguments. If only these fail, the report says so.
         outputs: Names of the numbers returned, if there are always the same.
+        remarks: From what an answer gives, (arguments, numbers) of each case, to laws that it breaks, in words.
     """
 
     number: int
@@ -63,8 +67,9 @@ class Exercise:
     cases: tuple[Case, ...]
     parts: tuple[tuple[str, Callable[..., bool]], ...] = ()
     outputs: tuple[str, ...] = ()
+    remarks: Callable[[list[Given]], Iterator[str]] = lambda given: iter(())
 
-    @property
+    @cached_property
     def parameters(self) -> list[str]:
         """Names of the function's arguments."""
         return list(inspect.signature(getattr(solutions, self.name)).parameters)
@@ -85,6 +90,11 @@ def cross_entropy(z: float, place: int) -> float:
 def probability(z: float, place: int = NORM) -> float:
     """P(place)."""
     return math.exp(-cross_entropy(z, place))
+
+
+def differ(x: float, y: float) -> bool:
+    """Whether two numbers are not equal, beyond the rounding of float32."""
+    return not abs(x - y) <= TOLERANCE * (1 + abs(y))
 
 
 def _returned(arguments: tuple[Any, ...], expected: Sequence[float], text: str) -> Case:
@@ -111,7 +121,26 @@ def _sigmoid() -> Exercise:
         ("negative z", lambda z: z < 0),
         ("positive z", lambda z: z > 0),
     )
-    return Exercise(1, "sigmoid", "log-odds and limits", (*middle, *limits), parts)
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        values = {z: numbers[-1] for (z,), numbers in given}
+        factor, offset = 2 * values.get(0.0, 0.0), values.get(0.0, 0.0) - 0.5
+        if not any(differ(s, factor * probability(z)) for z, s in values.items()):
+            yield f"It is always {factor:.4g} times what it must be."
+        elif not any(differ(s, offset + probability(z)) for z, s in values.items()):
+            yield f"It is always {abs(offset):.4g} too {'large' if offset > 0 else 'small'}."
+        else:
+            if any(not -TOLERANCE <= s <= 1 + TOLERANCE for s in values.values()):
+                yield "It leaves the range from 0 to 1."
+            if offset:
+                yield f"At z = 0 it is {values.get(0.0, math.nan):.4g}, and must be 0.5."
+            rising = [values[z] for z in sorted(values)]
+            if any(high < low - TOLERANCE for low, high in itertools.pairwise(rising)):
+                yield "It does not rise with z everywhere."
+            if any(-z in values and differ(s, 1 - values[-z]) for z, s in values.items()):
+                yield "sigmoid(z) and sigmoid(-z) do not sum to 1."
+
+    return Exercise(1, "sigmoid", "log-odds and limits", (*middle, *limits), parts, remarks=remarks)
 
 
 def _guess_derivative() -> Exercise:
@@ -122,7 +151,15 @@ def _guess_derivative() -> Exercise:
     grid = itertools.product((0.0, 0.2, 0.4), (0.0, -0.5, -4.0, -8.0), (0, 1))
     parts = (("Norm", lambda h, b, place: place == NORM), ("Squatch", lambda h, b, place: place != NORM))
     cases = (*itertools.starmap(case, grid), case(0.9, -15.0, 0), case(0.9, -15.0, 1))
-    return Exercise(2, "guess_derivative", "finite differences of -log P(place)", cases, parts)
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        values = {arguments: numbers[0] for arguments, numbers in given}
+        means = [sum(probability(WEIGHT * h + b, a) * values.get((h, b, a), 0.0) for a in (0, 1)) for h, b, _ in values]
+        if any(differ(mean, 0.0) for mean in means):
+            yield "The mean over both places, each weighted by its P, is not 0, as it must be for the derivative of CE."
+
+    how = "finite differences of -log P(place)"
+    return Exercise(2, "guess_derivative", how, cases, parts, remarks=remarks)
 
 
 def _times_reward() -> Exercise:
@@ -179,7 +216,7 @@ def _loss() -> Exercise:
             return rewards[0] * probability(b, 0) + rewards[1] * probability(b)
 
         def look(answer: Answer) -> list[float]:
-            slopes = [slope(lambda b, a=a: answer(probability(b, a), rewards[a])[0], z) for a in (0, 1)]  # type: ignore[misc]
+            slopes = [slope(lambda b, a=a: answer(probability(b, a), rewards[a])[0], z, 0.05) for a in (0, 1)]  # type: ignore[misc]
             return [sum(probability(z, a) * slopes[a] for a in (0, 1)), *slopes]
 
         text = (
@@ -211,7 +248,13 @@ def _two_logits() -> Exercise:
     grid = itertools.product(((0.0, 0.0), (1.0, -1.0), (-2.0, 0.5), (3.0, 2.0), (0.3, 4.0)), (0, 1))
     parts = (("Norm", lambda logits, place: place == NORM), ("Squatch", lambda logits, place: place != NORM))
     outputs = ("dCE/dz_0", "dCE/dz_1")
-    return Exercise(6, "two_logits", "finite differences", tuple(itertools.starmap(case, grid)), parts, outputs)
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        if any(differ(sum(numbers), 0.0) for _, numbers in given):
+            yield "The two do not sum to 0, as they must: adding the same to both logits changes no probability."
+
+    cases = tuple(itertools.starmap(case, grid))
+    return Exercise(6, "two_logits", "finite differences", cases, parts, outputs, remarks)
 
 
 def _baseline() -> Exercise:
@@ -230,13 +273,24 @@ def _baseline() -> Exercise:
         )
         return _returned((chances, derivatives, rewards, baseline), [mean, variance], text)
 
-    grid = itertools.product(((0.1, -4.0, 1.0), (0.7, -12.0, 1.0), (0.4, -9.0, 2.0)), (0.0, 0.4, -0.3, 1.0))
+    grid = itertools.product(((0.9, -20.0, 1.0), (0.2, -2.0, 1.0), (0.4, -9.0, 2.0)), (0.0, 0.4, -0.3, 1.0))
     parts = (
         ("a baseline other than 0", lambda p, d, r, baseline: baseline != 0),
         ("a negative baseline", lambda p, d, r, baseline: baseline < 0),
     )
     cases = tuple(case(*where, baseline) for where, baseline in grid)
-    return Exercise(7, "mean_and_variance", "dJ/db, and pairs of visits", cases, parts, ("mean", "variance"))
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        means: dict[str, list[float]] = {}
+        for arguments, numbers in given:
+            means.setdefault(repr(arguments[:3]), []).append(numbers[0])
+        if any(differ(mean, group[0]) for group in means.values() for mean in group):
+            yield "Its mean changes with the baseline, and must not."
+        if any(numbers[1] < -TOLERANCE for _, numbers in given):
+            yield "Its variance is negative, which no variance can be."
+
+    outputs = ("the mean", "the variance")
+    return Exercise(7, "mean_and_variance", "dJ/db, and pairs of visits", cases, parts, outputs, remarks)
 
 
 # Rewards, values and next values of some steps, and how their episodes end: . goes on, E terminated, C cut off.
@@ -289,6 +343,27 @@ SEQUENCE_PARTS: tuple[tuple[str, Callable[..., bool]], ...] = (
 )
 
 
+def _broken_recursion(
+    given: list[Given], own: Callable[[tuple[Any, ...], int], float], keep: Callable[[tuple[Any, ...]], float], law: str
+) -> Iterator[str]:
+    """Where x_t = own_t + keep * x_t+1 does not hold for the numbers x: at an end, at a cut, or in an episode."""
+    kinds = set()
+    for arguments, x in given:
+        _, ends, cuts, *_ = arguments
+        for t, value in enumerate(x):
+            after = 0.0 if ends[t] or cuts[t] else keep(arguments) * x[t + 1]
+            if differ(value, own(arguments, t) + after):
+                kinds.add("end" if ends[t] else "cut" if cuts[t] else "inside")
+    if "end" in kinds:
+        yield "It is wrong at steps that terminate."
+    if "cut" in kinds:
+        yield "It is wrong at steps that are cut off."
+    if "inside" in kinds:
+        yield f"Inside an episode {law} does not hold for your numbers."
+    elif kinds:
+        yield f"Inside an episode {law} holds."
+
+
 def _reward_to_go() -> Exercise:
     def case(index: int, discount: float) -> Case:
         rewards, ends, cuts, _, following = _steps(index)
@@ -300,7 +375,17 @@ def _reward_to_go() -> Exercise:
         return _returned((rewards, ends, cuts, following, discount), exact, text)
 
     cases = tuple(case(index, discount) for index in range(len(EPISODES)) for discount in (1.0, 0.5, 0.9))
-    return Exercise(8, "reward_to_go", "the sum of each step, written out", cases, SEQUENCE_PARTS)
+
+    def own(arguments: tuple[Any, ...], t: int) -> float:
+        rewards, _, cuts, following, discount = arguments
+        return float(rewards[t] + (discount * following[t] if cuts[t] else 0.0))
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        law = "R_t = reward_t + discount * R_t+1"
+        return _broken_recursion(given, own, lambda arguments: float(arguments[-1]), law)
+
+    how = "the sum of each step, written out"
+    return Exercise(8, "reward_to_go", how, cases, SEQUENCE_PARTS, remarks=remarks)
 
 
 def _gae() -> Exercise:
@@ -328,7 +413,17 @@ def _gae() -> Exercise:
         *((text, lambda *a, test=test: test(*a[:-1])) for text, test in SEQUENCE_PARTS),
     )
     cases = tuple(case(index, *pair) for index in range(len(EPISODES)) for pair in factors)
-    return Exercise(9, "gae", "the mean of the 1-, 2-, ... step advantages", cases, parts)
+
+    def own(arguments: tuple[Any, ...], t: int) -> float:
+        rewards, ends, _, values, following, discount, _ = arguments
+        return float(rewards[t] + (0.0 if ends[t] else discount * following[t]) - values[t])
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        law = "A_t = delta_t + discount * gae_lambda * A_t+1"
+        return _broken_recursion(given, own, lambda arguments: float(arguments[-1] * arguments[-2]), law)
+
+    how = "the mean of the 1-, 2-, ... step advantages"
+    return Exercise(9, "gae", how, cases, parts, remarks=remarks)
 
 
 def _clipped() -> Exercise:
@@ -358,9 +453,16 @@ def _clipped() -> Exercise:
         ("positive advantages", lambda n, o, a, c: a > 0),
         ("ratios other than 1", lambda n, o, a, c: n != o),
     )
+
+    def remarks(given: list[Given]) -> Iterator[str]:
+        if any(now == old and differ(numbers[0], a) for (now, old, a, _), numbers in given):
+            yield "At ratio 1 it must be the advantage, and is not."
+        if any(differ(min(numbers[0], math.exp(now - old) * a), numbers[0]) for (now, old, a, _), numbers in given):
+            yield "It is sometimes larger than ratio * advantage, and must never be."
+
     how = "its value at the clip's edge, and its slope by finite differences"
     cases = tuple(itertools.starmap(case, grid))
-    return Exercise(10, "clipped", how, cases, parts, ("value", "slope"))
+    return Exercise(10, "clipped", how, cases, parts, ("the value", "the slope"), remarks)
 
 
 def visits(hunger: float, bias: float, scale: float) -> list[tuple[float, int, float]]:

@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 from pgtorch.exercises import solutions
-from pgtorch.exercises.cases import EXERCISES, Answer, Case, Exercise
+from pgtorch.exercises.cases import EXERCISES, TOLERANCE, Answer, Case, Exercise, differ
 from pgtorch.exercises.effects import EFFECTS
 from pgtorch.exercises.hints import WRONG, Wrong
 from pgtorch.exercises.workbook import Workbook, load
 
-TOLERANCE = 1e-4  # relative to 1 + |expected|; float32 answers stay far below it
 SECONDS = 5.0  # for one exercise
+ENOUGH = 3  # inputs on which an answer must be like a typical one
 Status = Literal["correct", "wrong", "not done", "waits"]
 NEGATED = {"guess_derivative", "times_reward", "loss", "two_logits", "reward_to_go", "gae", "clipped"}
 ERRORS = {
@@ -77,6 +77,8 @@ class Result:
         name: Of the function.
         status: "correct", "wrong", "not done", or "waits": right by itself, but it calls a function that is not.
         message: In words; "" if it is correct.
+        effect: What the answer does to the lesson; "" if that is not known.
+        example: The first input on which it is wrong.
         hint: Name of the typical wrong answer that it is; "" if it is none.
         judged_by: How it is judged, in a few words.
     """
@@ -86,6 +88,8 @@ class Result:
     status: Status
     message: str = ""
     hint: str = ""
+    effect: str = ""
+    example: str = ""
     judged_by: str = ""
 
 
@@ -139,7 +143,7 @@ def check(path: Path, only: int | None = None, seconds: float = SECONDS) -> Repo
             result = result_of(exercise)
             if result.status != "correct" and exercise.name not in book.undone and result.hint != "time":
                 wrong = [e.name for e in EXERCISES if e is not exercise and result_of(e).status != "correct"]
-                result = _with_others_right(exercise, result, wrong, book, path, seconds)
+                result = _with_others_right(exercise, result, wrong, book, path, seconds) if wrong else result
             results.append(result)
     return Report(str(path), tuple(results), tuple(book.problems))
 
@@ -171,7 +175,7 @@ def _with_others_right(
     names = " and ".join(f"{name} (exercise {e.number})" for e in EXERCISES if (name := e.name) in called)
     verb = "is" if len(called) == 1 else "are"
     message = f"Right by itself, but it calls {names}, which {verb} not right yet."
-    return Result(exercise.number, exercise.name, "waits", message, "", exercise.how)
+    return replace(again, status="waits", message=message)
 
 
 # One exercise
@@ -200,39 +204,38 @@ class Seen:
 def _examine(exercise: Exercise, book: Workbook, path: Path, seconds: float) -> Result:
     """The result of one exercise, by the function as it is now."""
     name, function = exercise.name, book.namespace.get(exercise.name)
-    status: Status
+    result = Result(exercise.number, name, "not done", judged_by=exercise.how)
+    if name in book.broken:
+        return replace(result, status="wrong", message=f"It cannot be defined. {book.broken[name]}", hint="error")
+    if name in book.undone:
+        return result
+    if not callable(function):
+        return replace(result, message=f"There is no function {name} in {path.name}.")
     try:
-        if name in book.broken:
-            status, message, hint = "wrong", f"It cannot be defined. {book.broken[name]}", "error"
-        elif name in book.undone:
-            status, message, hint = "not done", "", ""
-        elif not callable(function):
-            status, message, hint = "not done", f"There is no function {name} in {path.name}.", ""
-        else:
-            with _time_limit(seconds):
-                status, message, hint = _judge(exercise, function, path)
+        with _time_limit(seconds):
+            return _judge(exercise, function, path, result)
     except TimeUpError:
         text = f"It did not return within {seconds:g} seconds. Is there a loop that never ends?"
-        status, message, hint = "wrong", text, "time"
-    return Result(exercise.number, name, status, message, hint, exercise.how)
+        return replace(result, status="wrong", message=text, hint="time")
 
 
-def _judge(exercise: Exercise, function: Callable[..., Any], path: Path) -> tuple[Status, str, str]:
-    """Status, message and hint, by whichever kind of arguments suits the function best."""
+def _judge(exercise: Exercise, function: Callable[..., Any], path: Path, result: Result) -> Result:
+    """The result, by whichever kind of arguments suits the function best."""
     tried = []
     for convert in STYLES:
         answer = _answer(function, convert)
         seen = [_look(case, answer) for case in exercise.cases]
         if all(one.is_right for one in seen):
-            return "correct", "", ""
+            return replace(result, status="correct")
         tried.append((seen, answer))
     seen, answer = min(tried, key=lambda one: sum(look.error is not None for look in one[0]))  # the first of equals
     if any(isinstance(one.error, NotImplementedError) for one in seen):
-        return "not done", "It raises NotImplementedError.", ""
+        return replace(result, message="It raises NotImplementedError.")
     hint, message = _explain(exercise, seen, path)
+    result = replace(result, status="wrong", message=message, hint=hint)
     if any(one.error is None and not one.is_right for one in seen):
-        message = " ".join(filter(None, [message, _effect(exercise.name, answer), _example(exercise, seen)]))
-    return "wrong", message, hint
+        result = replace(result, effect=_effect(exercise.name, answer), example=_example(exercise, seen))
+    return result
 
 
 def _explain(exercise: Exercise, seen: Sequence[Seen], path: Path) -> tuple[str, str]:
@@ -244,42 +247,46 @@ def _explain(exercise: Exercise, seen: Sequence[Seen], path: Path) -> tuple[str,
     if failed:
         error = failed[0].error
         right_elsewhere = len(failed) < len(seen) and all(one.is_right or one.error for one in seen)
-        text = f"{_call(exercise, failed[0].case)} {_what(error, path)}."
+        text = f"{_call(exercise, failed[0].case)} {_what(error, path)}"
         text = f"Right where it answers, but {text}" if right_elsewhere else text
         return "error", " ".join(
-            filter(None, [text, ERRORS.get((exercise.name, type(error).__name__), ""), *facts[:2]])
+            filter(None, [text, ERRORS.get((exercise.name, type(error).__name__), ""), *facts[:3]])
         )
-    return "", " ".join(facts[:2])
+    return "", " ".join(facts[:3]) or "Not right yet. It is none of the mistakes that have a hint: look at the numbers."
 
 
 def _recognize(exercise: Exercise, seen: Sequence[Seen]) -> tuple[str, str] | None:
-    """The typical wrong answer that gives the same everywhere, or wherever this one gives anything; or its negative."""
-    answered = sum(one.error is None for one in seen)
+    """The typical wrong answer that gives the same everywhere, or wherever both give anything; or its negative."""
     for strict, sign in itertools.product((True, False), (1.0, -1.0)):
-        if (sign < 0 and exercise.name not in NEGATED) or (not strict and not 3 <= answered < len(seen)):  # noqa: PLR2004
-            continue
-        if not strict and all(one.is_right for one in seen if one.error is None):
-            continue
-        for wrong in WRONG[exercise.name]:
-            if _is_like(wrong, seen, strict=strict, sign=sign):
-                more = " And yours has the opposite sign of that." if sign < 0 else ""
-                return wrong.key + (", negative" if more else ""), wrong.hint + more
+        if sign > 0 or exercise.name in NEGATED:
+            for wrong in WRONG[exercise.name]:
+                if _is_like(wrong, seen, strict=strict, sign=sign):
+                    more = " And yours has the opposite sign of that." if sign < 0 else ""
+                    return wrong.key + (", negative" if more else ""), wrong.hint + more
     return None
 
 
 def _is_like(wrong: Wrong, seen: Sequence[Seen], *, strict: bool, sign: float) -> bool:
+    """Whether a typical answer and the one seen agree, and fail on the same inputs.
+
+    If not strict, the one seen may fail on more of them, and the typical one may overflow.
+    """
+
     def negative(*arguments: Any) -> Any:
         value = wrong.function(*arguments)
         return [-x for x in value] if isinstance(value, list | tuple) else -value
 
-    answer = _answer(negative if sign < 0 else wrong.function, lambda argument: argument)
+    answer, shared = _answer(negative if sign < 0 else wrong.function, lambda argument: argument), []
     for one in seen:
-        if one.error is not None and not strict:
-            continue
         typical = _look(one.case, answer)
-        if (typical.error is None) != (one.error is None) or not _agree(one.numbers, typical.numbers):
-            return False
-    return True
+        if typical.error is None and one.error is None:
+            if not _agree(one.numbers, typical.numbers):
+                return False
+            shared.append(one)
+        elif typical.error is None or one.error is None:
+            if strict or (one.error is None and not isinstance(typical.error, OverflowError | ZeroDivisionError)):
+                return False
+    return len(shared) >= (1 if strict else ENOUGH) and not all(one.is_right for one in shared)
 
 
 def _facts(exercise: Exercise, seen: Sequence[Seen]) -> list[str]:
@@ -288,20 +295,20 @@ def _facts(exercise: Exercise, seen: Sequence[Seen]) -> list[str]:
     if not wrong:
         return []
     pairs = [pair for one in seen for pair in zip(one.judged, one.case.expected, strict=True)]
-    facts = []
     largest = max(pairs, key=lambda pair: abs(pair[1]))
     factor, offset = largest[0] / largest[1], pairs[0][0] - pairs[0][1]
-    if len({round(got, 4) for got, _ in pairs}) == 1:
+    if len(pairs) > 1 and len({round(got, 4) for got, _ in pairs}) == 1 and math.isfinite(pairs[0][0]):
         return [f"It always gives {pairs[0][0]:.4g}, whatever the arguments."]
     if all(_agree([got], [factor * expected]) for got, expected in pairs):
         reverse = "The sign is reversed: it" if abs(factor + 1) < TOLERANCE else "It"
         return [f"{reverse} is always {factor:.4g} times what it must be."]
     if all(_agree([got], [offset + expected]) for got, expected in pairs):
         return [f"It is always {abs(offset):.4g} too {'large' if offset > 0 else 'small'}."]
+    facts = list(exercise.remarks([(one.case.arguments, one.numbers) for one in seen]))
     for index, output in enumerate(exercise.outputs):
         others = [i for i in range(len(exercise.outputs)) if i != index]
         if all(_agree([one.judged[i] for i in others], [one.case.expected[i] for i in others]) for one in seen):
-            facts.append(f"Only the {output} is wrong.")
+            facts.append(f"Only {output} is wrong.")
     facts += [f"It does not depend on {name}." for name in _without_effect(exercise, seen)]
     fitting = []
     for text, test in exercise.parts:
@@ -319,7 +326,7 @@ def _without_effect(exercise: Exercise, seen: Sequence[Seen]) -> Iterator[str]:
         groups: dict[str, list[Seen]] = {}
         for one in seen:
             arguments = one.case.arguments
-            if len(arguments) == len(exercise.parameters) and not any(a != a for a in arguments):  # noqa: PLR0124 -- NaN
+            if len(arguments) == len(exercise.parameters) and "nan" not in repr(arguments):
                 groups.setdefault(repr(arguments[:index] + arguments[index + 1 :]), []).append(one)
         pairs = [pair for group in groups.values() for pair in itertools.pairwise(group)]
         should = [(a, b) for a, b in pairs if not _agree(a.case.expected, b.case.expected)]
@@ -340,7 +347,7 @@ def _example(exercise: Exercise, seen: Sequence[Seen]) -> str:
     for one in seen:
         if one.error is None and not one.is_right:
             shown = (one.judged, one.case.expected)
-            got, expected = (", ".join(f"{x:.4g}" for x in numbers) for numbers in shown)
+            got, expected = (", ".join("undefined" if math.isnan(x) else _short(x) for x in part) for part in shown)
             return one.case.text.format(
                 call=_call(exercise, one.case), value=_short(one.value), got=got, expected=expected
             )
@@ -353,8 +360,7 @@ def _example(exercise: Exercise, seen: Sequence[Seen]) -> str:
 def _agree(x: Sequence[float], y: Sequence[float]) -> bool:
     """Equal up to the tolerance; NaN equals NaN."""
     return len(x) == len(y) and all(
-        a == b or abs(a - b) <= TOLERANCE * (1 + abs(b)) or (a != a and b != b)  # noqa: PLR0124 -- NaN
-        for a, b in zip(x, y, strict=True)
+        not differ(a, b) or (math.isnan(a) and math.isnan(b)) for a, b in zip(x, y, strict=True)
     )
 
 
@@ -383,7 +389,7 @@ def _as_many(numbers: list[float], case: Case) -> list[float]:
     """
     expected, found = len(case.expected), len(numbers) - case.extra
     if found != expected:
-        raise NotNumbersError(f"returns {found} numbers where it must return {expected}")
+        raise NotNumbersError(f"returns {found} number{'s' * (found != 1)}, and must return {expected}")
     return numbers
 
 
@@ -404,7 +410,7 @@ def _numbers(value: Any) -> list[float]:
         NotFiniteError: If one is NaN or infinite.
     """
     if value is None:
-        raise NotNumbersError("returns None: is a return missing?")
+        raise NotNumbersError("returns None; is there a return missing?")
     if isinstance(value, torch.Tensor):
         found = value.detach().double().flatten().tolist()
     elif isinstance(value, list | tuple):
@@ -449,7 +455,7 @@ def _call(exercise: Exercise, case: Case) -> str:
 def _short(value: Any) -> str:
     """A value in few characters."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{round(value, 9):.4g}"
     if isinstance(value, list | tuple):
         inside = ", ".join(map(_short, value))
         return inside if len(value) == 1 and isinstance(value[0], float) else f"[{inside}]"
@@ -458,12 +464,14 @@ def _short(value: Any) -> str:
 
 
 def _what(error: BaseException | None, path: Path) -> str:
-    """An error in words, with the line of the learner's file."""
-    if isinstance(error, NotNumbersError | NotFiniteError):
-        return str(error)
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__ if error else None) if f.filename == str(path)]
-    where = f" in line {lines[-1]}" if lines else ""
-    return f"raises {type(error).__name__}{where}: {error}".rstrip(": ").rstrip(".")
+    """An error as the rest of a sentence, with the line of the learner's file."""
+    text = str(error).rstrip(".")
+    if not isinstance(error, NotNumbersError | NotFiniteError):
+        frames = traceback.extract_tb(error.__traceback__ if error else None, limit=-20)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f" in line {lines[-1]}" if lines else ""
+        text = f"raises {type(error).__name__}{where}{': ' * bool(text)}{text}"
+    return text if text.endswith("?") else f"{text}."
 
 
 # Running a learner's code
@@ -477,7 +485,7 @@ def _run(statement: Callable[[], None], path: Path, seconds: float) -> str:
     except TimeUpError:
         return f"A statement did not end within {seconds:g} seconds."
     except BaseException as error:  # also SystemExit
-        return f"The file {_what(error, path)}."
+        return f"The file {_what(error, path)}"
     return ""
 
 

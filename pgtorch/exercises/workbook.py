@@ -55,8 +55,8 @@ def load(path: Path, run: Callable[[Callable[[], None]], str]) -> Workbook:
     source = path.read_text(encoding="utf-8-sig")
     book = Workbook({"__name__": "workbook", "__file__": str(path)})
     for name, part in _statements(source, book):
-        code = compile(ast.Module([part], []), str(path), "exec", dont_inherit=True)
-        if problem := run(lambda code=code: exec(code, book.namespace)):  # type: ignore[misc]
+        tree = ast.Module([part], [])
+        if problem := run(lambda tree=tree: exec(compile(tree, str(path), "exec", dont_inherit=True), book.namespace)):  # type: ignore[misc]
             if name:
                 book.broken[name] = problem
             else:
@@ -80,8 +80,8 @@ def _statements(source: str, book: Workbook) -> Iterator[tuple[str, ast.stmt]]:
                 parts += ast.parse("\n" * first + text).body
             except (SyntaxError, ValueError) as error:
                 name = re.match(r"(?:async )?def (\w+)", text)
-                where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
-                said = f"{where}{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+                where = f"Line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+                said = f"{where}{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}."
                 if name:
                     book.broken[name[1]] = said
                 else:
