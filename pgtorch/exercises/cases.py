@@ -232,7 +232,7 @@ def _loss() -> Exercise:
         ("rewards other than 1 and -1", lambda z, *rewards: any(abs(r) != 1 for r in rewards)),
         ("a reward of 0", lambda z, *rewards: 0 in rewards),
     )
-    how = "finite differences of your loss, its mean over both places against dJ/db"
+    how = "the mean slope of your loss against dJ/db"
     return Exercise(5, "loss", how, (*points, case(0.5, (0.0, 1.0))), parts)
 
 
@@ -442,7 +442,8 @@ def _clipped() -> Exercise:
         text = f"{{call}} gives value and slope {{got}}; at ratio {ratio:.3g} they must be {{expected}}."
         return Case(arguments, look, expected, text)
 
-    grid = itertools.product((1.0, 1.1, 0.9, 1.5, 0.5, 2.0), (1.5, -0.8), (0.2, 0.3), (-1.0, -2.3))
+    ratios = (1.0, 1.1, 0.9, 1.5, 0.5, 1.25, 0.75, 4.0, 0.1)
+    grid = itertools.product(ratios, (1.5, -0.8), (0.2, 0.3), (-2.3, -3.0))
     parts = (
         ("advantages above 0 with ratios above 1 + clip_range", lambda n, o, a, c: a > 0 and math.exp(n - o) > 1 + c),
         ("advantages above 0 with ratios below 1 - clip_range", lambda n, o, a, c: a > 0 and math.exp(n - o) < 1 - c),
@@ -460,7 +461,7 @@ def _clipped() -> Exercise:
         if any(differ(min(numbers[0], math.exp(now - old) * a), numbers[0]) for (now, old, a, _), numbers in given):
             yield "It is sometimes larger than ratio * advantage, and must never be."
 
-    how = "its value at the clip's edge, and its slope by finite differences"
+    how = "finite differences, and its value at the clip's edges"
     cases = tuple(itertools.starmap(case, grid))
     return Exercise(10, "clipped", how, cases, parts, ("the value", "the slope"), remarks)
 

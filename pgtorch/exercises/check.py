@@ -28,7 +28,7 @@ import torch
 from pgtorch.exercises import solutions
 from pgtorch.exercises.cases import EXERCISES, TOLERANCE, Answer, Case, Exercise, differ
 from pgtorch.exercises.effects import EFFECTS
-from pgtorch.exercises.hints import WRONG, Wrong
+from pgtorch.exercises.hints import TOGETHER, WRONG, Wrong
 from pgtorch.exercises.workbook import Workbook, load
 
 SECONDS = 5.0  # for one exercise
@@ -259,7 +259,7 @@ def _recognize(exercise: Exercise, seen: Sequence[Seen]) -> tuple[str, str] | No
     """The typical wrong answer that gives the same everywhere, or wherever both give anything; or its negative."""
     for strict, sign in itertools.product((True, False), (1.0, -1.0)):
         if sign > 0 or exercise.name in NEGATED:
-            for wrong in WRONG[exercise.name]:
+            for wrong in (*WRONG[exercise.name], *TOGETHER.get(exercise.name, ())):
                 if _is_like(wrong, seen, strict=strict, sign=sign):
                     more = " And yours has the opposite sign of that." if sign < 0 else ""
                     return wrong.key + (", negative" if more else ""), wrong.hint + more
@@ -283,8 +283,10 @@ def _is_like(wrong: Wrong, seen: Sequence[Seen], *, strict: bool, sign: float) -
             if not _agree(one.numbers, typical.numbers):
                 return False
             shared.append(one)
-        elif typical.error is None or one.error is None:
-            if strict or (one.error is None and not isinstance(typical.error, OverflowError | ZeroDivisionError)):
+        else:
+            overflows = isinstance(typical.error, OverflowError | ZeroDivisionError)
+            both_fail = typical.error is not None and one.error is not None
+            if not both_fail and (strict or (one.error is None and not overflows)):
                 return False
     return len(shared) >= (1 if strict else ENOUGH) and not all(one.is_right for one in shared)
 
@@ -309,14 +311,14 @@ def _facts(exercise: Exercise, seen: Sequence[Seen]) -> list[str]:
         others = [i for i in range(len(exercise.outputs)) if i != index]
         if all(_agree([one.judged[i] for i in others], [one.case.expected[i] for i in others]) for one in seen):
             facts.append(f"Only {output} is wrong.")
-    facts += [f"It does not depend on {name}." for name in _without_effect(exercise, seen)]
+    facts += [f"It gives the same for each {name} that was tried." for name in _without_effect(exercise, seen)]
     fitting = []
     for text, test in exercise.parts:
         inside = [one for one in seen if test(*one.case.arguments)]
         if all(test(*one.case.arguments) for one in wrong) and len(inside) < len(seen):
             fitting.append((len(inside), text))
     if fitting:
-        facts.append(f"It is wrong only for {min(fitting)[1]}.")
+        facts.append(f"Of all inputs tried, it is wrong only for {min(fitting)[1]}.")
     return facts
 
 
@@ -349,7 +351,7 @@ def _example(exercise: Exercise, seen: Sequence[Seen]) -> str:
             shown = (one.judged, one.case.expected)
             got, expected = (", ".join("undefined" if math.isnan(x) else _short(x) for x in part) for part in shown)
             return one.case.text.format(
-                call=_call(exercise, one.case), value=_short(one.value), got=got, expected=expected
+                call=_call(exercise, one.case), value=", ".join(map(_short, one.value)), got=got, expected=expected
             )
     return ""
 
@@ -457,8 +459,7 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{round(value, 9):.4g}"
     if isinstance(value, list | tuple):
-        inside = ", ".join(map(_short, value))
-        return inside if len(value) == 1 and isinstance(value[0], float) else f"[{inside}]"
+        return f"[{', '.join(map(_short, value))}]"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004
 

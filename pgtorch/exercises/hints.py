@@ -11,8 +11,10 @@ answer does, however it is written. The effect on the lesson is computed from th
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgtorch.exercises import solutions
@@ -340,6 +342,11 @@ def _centered(x: Numbers) -> list[float]:
     return [y - sum(x) / len(x) for y in x]
 
 
+def _standardized(x: Numbers) -> list[float]:
+    deviation = math.sqrt(sum(y * y for y in _centered(x)) / len(x))
+    return [y / (deviation + 1e-8) for y in _centered(x)]
+
+
 def _replaced(r: Numbers, e: Flags, c: Flags, n: Numbers, g: float) -> list[float]:
     return _backward([n[t] if c[t] else x for t, x in enumerate(r)], e, c, n, g, cut="zero")
 
@@ -379,6 +386,10 @@ TO_GO = (
     Wrong("in reverse order", "The numbers are right, but in reverse order: turn the list around before returning it.", lambda r, e, c, n, g: _backward(r, e, c, n, g)[::-1]),
     Wrong("mean for sum", "This is the mean of the rest of the episode; the sum is asked for.", lambda r, e, c, n, g: [x / m for x, m in zip(_backward(r, e, c, n, g), _left(e, c), strict=True)]),
     Wrong("centered", "The mean of the list is subtracted. A baseline is good for the variance, but here the reward-to-go itself is asked for.", lambda r, e, c, n, g: _centered(_backward(r, e, c, n, g))),
+    Wrong("standardized", "Mean and standard deviation of the list are taken out. Batches are often treated so in training, but here the reward-to-go itself is asked for.", lambda r, e, c, n, g: _standardized(_backward(r, e, c, n, g))),
+    Wrong("flags and discount ignored", "This is the plain sum of the rewards from each step to the end of the list. The discount is missing, and so are the flags: the sum must stop at the end of the episode.", lambda r, e, c, n, g: [sum(r[t:]) for t in range(len(r))]),
+    Wrong("discounted from the list's start, flags ignored", "The powers of the discount are counted from the start of the list, not from the step itself; and the sums run from one episode into the next.", lambda r, e, c, n, g: [sum(g**j * r[j] for j in range(t, len(r))) for t in range(len(r))]),
+    Wrong("own reward left out, flags ignored", "Off by one: the step's own reward is left out. And the sums run from one episode into the next.", lambda r, e, c, n, g: [sum(g ** (j - t) * r[j] for j in range(t + 1, len(r))) for t in range(len(r))]),
     Wrong("last reward forgotten", "The reward of an episode's last step is lost: it is its own reward that must be there, also when nothing comes after.", _last_lost),
     Wrong("next value always added", "next_values[t] is added at each step, besides the rewards to come, which it already stands for. It counts only after a cut.", _both),
     Wrong("next reward twice", "Only two rewards are added: reward[t] + discount * reward[t + 1]. All later rewards of the episode count.", lambda r, e, c, n, g: [x + (0.0 if e[t] else g * n[t] if c[t] else g * r[t + 1]) for t, x in enumerate(r)]),
@@ -398,22 +409,20 @@ def _advantages(
     cut: Follows = "value",
     past_end: bool = False,
     past_cut: bool = False,
-    keep: float | None = None,
-    delta: Callable[[float, float, float], float] | None = None,
+    keep: Callable[[float, float], float] = lambda g, k: g * k,
+    delta: Callable[[float, float, float, float], float] = lambda x, after, now, g: x + g * after - now,
 ) -> list[float]:
     """A_t = delta_t + keep * A_t+1, with a choice of next values, and of whether sums run past an end or a cut.
 
-    `keep` is g * k if it is not given; `delta` gets reward, next value and value.
+    `keep` gets discount and lambda; `delta` gets reward, next value, value and discount.
     """
     result, advantage = [0.0] * len(r), 0.0
-    keep = g * k if keep is None else keep
     for t in reversed(range(len(r))):
         follows = end if e[t] else cut if c[t] else "value"
         after = 0.0 if follows == "zero" else n[t]
         if (e[t] and not past_end) or (c[t] and not past_cut):
             advantage = 0.0
-        found = r[t] + g * after - v[t] if delta is None else delta(r[t], after, v[t])
-        advantage = found + keep * advantage
+        advantage = delta(r[t], after, v[t], g) + keep(g, k) * advantage
         result[t] = advantage
     return result
 
@@ -423,16 +432,16 @@ def _next_of_list(v: Numbers, last: float) -> list[float]:
 
 
 GAE = (
-    Wrong("value not subtracted", "The value of the state is not subtracted: delta = reward + discount * next value - value. Without it this is no advantage, and far noisier.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: x + g * after)),
-    Wrong("value added", "The value of the state is added to delta. It is subtracted: what counts is how much better it went than the value promised.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: x + g * after + now)),
-    Wrong("next value left out", "The value of the next state is missing from delta = reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: x - now)),
-    Wrong("lambda forgotten", "lambda is missing: A_t = delta_t + discount * gae_lambda * A_t+1. This is GAE with lambda 1, the most noise.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=g)),
-    Wrong("discount forgotten in the sum", "The discount is missing from the sum: A_t = delta_t + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=k)),
-    Wrong("discount forgotten in delta", "The next value is not discounted in delta: reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: x + after - now)),
+    Wrong("value not subtracted", "The value of the state is not subtracted: delta = reward + discount * next value - value. Without it this is no advantage, and far noisier.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x + g * after)),
+    Wrong("value added", "The value of the state is added to delta. It is subtracted: what counts is how much better it went than the value promised.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x + g * after + now)),
+    Wrong("next value left out", "The value of the next state is missing from delta = reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x - now)),
+    Wrong("lambda forgotten", "lambda is missing: A_t = delta_t + discount * gae_lambda * A_t+1. This is GAE with lambda 1, the most noise.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: g)),
+    Wrong("discount forgotten in the sum", "The discount is missing from the sum: A_t = delta_t + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: k)),
+    Wrong("discount forgotten in delta", "The next value is not discounted in delta: reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x + after - now)),
     Wrong("discount forgotten", "The discount is missing, in delta and in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, 1.0, k)),
     Wrong("discount and lambda swapped", "discount and lambda have changed places: delta has the discount, and so a lambda of 0.5 now halves the next value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, k, g)),
-    Wrong("both factors missing", "discount * gae_lambda is missing from the sum: all later deltas count in full.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=1.0)),
-    Wrong("delta only", "This is delta alone, GAE with lambda 0. The later deltas are missing: + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=0.0)),
+    Wrong("both factors missing", "discount * gae_lambda is missing from the sum: all later deltas count in full.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: 1.0)),
+    Wrong("delta only", "This is delta alone, GAE with lambda 0. The later deltas are missing: + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: 0.0)),
     Wrong("value after an end", "After a termination next_values[t] is counted. The episode is over: the next state is worth 0.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value")),
     Wrong("sum past an end", "The sum runs past a termination, into the next episode. A_t+1 counts only within an episode.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, past_end=True)),
     Wrong("end ignored", "A termination has no effect: the next state must be worth 0 there, and the sum must not run past it.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value", past_end=True)),
@@ -442,20 +451,24 @@ GAE = (
     Wrong("flags ignored", "Neither terminated nor truncated has any effect here: values and sums run on past the ends.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value", past_end=True, past_cut=True)),
     Wrong("flags swapped", "The flags are swapped: after a termination the next state is worth 0, after a cut next_values[t].", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value", cut="zero")),
     Wrong("flags swapped", "The flags are swapped: after a termination the next state is worth 0 and the sum stops, after a cut it is worth next_values[t] and the sum stops, too.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value", cut="zero", past_end=True)),
-    Wrong("lambda squared", "lambda is used twice in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=g * k * k)),
-    Wrong("discount squared", "The discount is used twice in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=g * g * k)),
-    Wrong("1 - lambda", "The sum uses 1 - lambda in place of lambda: lambda near 0 must trust the values, and near 1 the rewards.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=g * (1 - k))),
+    Wrong("lambda squared", "lambda is used twice in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: g * k * k)),
+    Wrong("discount squared", "The discount is used twice in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: g * g * k)),
+    Wrong("1 - lambda", "The sum uses 1 - lambda in place of lambda: lambda near 0 must trust the values, and near 1 the rewards.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: g * (1 - k))),
     Wrong("times 1 - lambda", "It is multiplied by 1 - lambda. That belongs to the mean of the n-step advantages; in the sum of the deltas it has canceled.", lambda r, e, c, v, n, g, k: [(1 - k) * x for x in _advantages(r, e, c, v, n, g, k)]),
     Wrong("value target", "The value is added back: this is the target for the value function, A_t + value_t. The advantage is asked for.", lambda r, e, c, v, n, g, k: [x + y for x, y in zip(_advantages(r, e, c, v, n, g, k), v, strict=True)]),
     Wrong("minus missing", "The sign is reversed: an action that went better than promised gets a negative advantage.", lambda r, e, c, v, n, g, k: [-x for x in _advantages(r, e, c, v, n, g, k)]),
-    Wrong("reward left out", "The reward is missing from delta = reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: g * after - now)),
+    Wrong("reward left out", "The reward is missing from delta = reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: g * after - now)),
     Wrong("value for the next value", "delta uses the value of the state itself in place of the next one's.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, [0.0 if e[t] else x for t, x in enumerate(v)], g, k)),
-    Wrong("values discounted together", "The discount multiplies the difference of the values: it belongs to the next value only.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now: x + g * (after - now))),
+    Wrong("values discounted together", "The discount multiplies the difference of the values: it belongs to the next value only.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x + g * (after - now))),
     Wrong("in reverse order", "The numbers are right, but in reverse order: turn the list around before returning it.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k)[::-1]),
     Wrong("next of the list at a cut", "At a cut the next value is taken from the list of values, where it belongs to the next episode. Use next_values[t].", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, _next_of_list(v, 0.0), g, k)),
     Wrong("next of the list at a cut", "At a cut the next value is taken from the list of values, where it belongs to the next episode. Use next_values[t].", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, _next_of_list(v, n[-1]), g, k)),
     Wrong("next of the list, flags ignored", "The next value is taken from the list of values, even past the end of an episode. Use next_values[t], and 0 after a termination.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, _next_of_list(v, 0.0), g, k, end="value", past_end=True, past_cut=True)),
-    Wrong("from the past", "The sum goes forward, so each advantage holds the deltas before it. Those after it belong there: go through the list backward.", lambda r, e, c, v, n, g, k: _forward(_advantages(r, e, c, v, n, g, k, keep=0.0), e, c, g * k)),
+    Wrong("from the past", "The sum goes forward, so each advantage holds the deltas before it. Those after it belong there: go through the list backward.", lambda r, e, c, v, n, g, k: _forward(_advantages(r, e, c, v, n, g, k, keep=lambda g, k: 0.0), e, c, g * k)),
+    Wrong("discount and lambda in delta", "lambda multiplies the next value in delta, too: reward + discount * next value - value has no lambda.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g * k, 1.0)),
+    Wrong("times lambda", "All advantages are multiplied by lambda. It belongs only to the later deltas.", lambda r, e, c, v, n, g, k: [k * x for x in _advantages(r, e, c, v, n, g, k)]),
+    Wrong("reward minus value", "This is reward - value at each step: what comes after is missing, next value and later deltas.", lambda r, e, c, v, n, g, k: _minus(r, v)),
+    Wrong("standardized", "Mean and standard deviation of the list are taken out. Batches are often treated so in training, but here the advantages themselves are asked for.", lambda r, e, c, v, n, g, k: _standardized(_advantages(r, e, c, v, n, g, k))),
     Wrong("reward-to-go", "This is the reward-to-go, without values and lambda.", lambda r, e, c, v, n, g, k: _backward(r, e, c, n, g)),
     Wrong("normalized", "The mean of the list is subtracted. Batches are often treated so in training, but here the advantages themselves are asked for.", lambda r, e, c, v, n, g, k: _centered(_advantages(r, e, c, v, n, g, k))),
 )  # fmt: skip
@@ -500,6 +513,93 @@ CLIPPED = (
     Wrong("mean for smaller", "The mean of the two is taken. The smaller of them is asked for.", lambda n, o, a, c: (_ratio(n, o) * a + _kept(_ratio(n, o), 1 - c, 1 + c) * a) / 2),
     Wrong("ratio minus 1", "1 is subtracted from the ratio. The slope is right, but the value at ratio 1 must be the advantage.", lambda n, o, a, c: solutions.clipped(n, o, a, c) - a),
 )  # fmt: skip
+
+
+def _together(table: Sequence[Wrong], make: Callable[..., Any], parts: dict[str, dict[str, Any]]) -> Iterator[Wrong]:
+    """Two or three wrong answers of a table in one; each part is what `make` is called with."""
+    hints = {wrong.key: wrong.hint for wrong in table}
+    for count in (2, 3):
+        for keys in itertools.combinations(parts, count):
+            settings = [parts[key] for key in keys]
+            if len({name for part in settings for name in part}) == sum(map(len, settings)):
+                together: dict[str, Any] = {name: value for part in settings for name, value in part.items()}
+                text = f"{'Two' if count == 2 else 'Three'} things. {' '.join(hints[key] for key in keys)}"  # noqa: PLR2004
+                yield Wrong("; ".join(keys), text, functools.partial(make, **together))
+
+
+def _guess(
+    h: float,
+    b: float,
+    a: int,
+    *,
+    z: Callable[[float, float], float] = lambda h, b: WEIGHT * h + b,
+    form: Callable[[float, int], float] = lambda p, a: p - a,
+) -> float:
+    return form(probability(z(h, b)), a)
+
+
+def _ppo(
+    n: float,
+    o: float,
+    a: float,
+    c: float,
+    *,
+    ratio: Callable[[float, float], float] = _ratio,
+    form: Callable[[float, float, float], float] = lambda r, a, c: min(r * a, _kept(r, 1 - c, 1 + c) * a),
+) -> float:
+    return form(ratio(n, o), a, c)
+
+
+TOGETHER: dict[str, tuple[Wrong, ...]] = {
+    "guess_derivative": tuple(_together(GUESS, _guess, {
+        "bias left out": {"z": lambda h, b: WEIGHT * h},
+        "weight left out": {"z": lambda h, b: h + b},
+        "hunger left out": {"z": lambda h, b: b},
+        "bias subtracted": {"z": lambda h, b: WEIGHT * h - b},
+        "bias weighted, too": {"z": lambda h, b: WEIGHT * (h + b)},
+        "minus missing": {"form": lambda p, a: a - p},
+        "places swapped": {"form": lambda p, a: p - (1 - a)},
+        "Norm's for both": {"form": lambda p, a: p - 1},
+        "Squatch's for both": {"form": lambda p, a: p},
+        "p for 1 - p": {"form": lambda p, a: -p if a else 1 - p},
+        "P(place) - 1": {"form": lambda p, a: p - 1 if a else -p},
+        "dP/dz only": {"form": lambda p, a: p * (1 - p)},
+        "dCE/dP only": {"form": lambda p, a: -1 / p if a else 1 / (1 - p)},
+    })),
+    "reward_to_go": tuple(_together(TO_GO, _backward, {
+        "end ignored": {"end": "on"},
+        "value after an end": {"end": "value"},
+        "cut ignored": {"cut": "on"},
+        "cut as an end": {"cut": "zero"},
+        "value after a cut not discounted": {"cut": "bare value"},
+        "discount missing between steps": {"between": 1.0},
+    })),
+    "gae": tuple(_together(GAE, _advantages, {
+        "value after an end": {"end": "value"},
+        "sum past an end": {"past_end": True},
+        "cut as an end": {"cut": "zero"},
+        "sum past a cut": {"past_cut": True},
+        "lambda forgotten": {"keep": lambda g, k: g},
+        "discount forgotten in the sum": {"keep": lambda g, k: k},
+        "both factors missing": {"keep": lambda g, k: 1.0},
+        "delta only": {"keep": lambda g, k: 0.0},
+        "value not subtracted": {"delta": lambda x, after, now, g: x + g * after},
+        "discount forgotten in delta": {"delta": lambda x, after, now, g: x + after - now},
+        "value added": {"delta": lambda x, after, now, g: x + g * after + now},
+    })),
+    "clipped": tuple(_together(CLIPPED, _ppo, {
+        "ratio inverted": {"ratio": lambda n, o: _ratio(o, n)},
+        "not exponentiated": {"ratio": lambda n, o: n - o},
+        "quotient of logs": {"ratio": lambda n, o: n / o},
+        "difference of probabilities": {"ratio": lambda n, o: math.exp(n) - math.exp(o)},
+        "probability for the ratio": {"ratio": lambda n, o: math.exp(n)},
+        "clip forgotten": {"form": lambda r, a, c: r * a},
+        "always clipped": {"form": lambda r, a, c: _kept(r, 1 - c, 1 + c) * a},
+        "larger for smaller": {"form": lambda r, a, c: max(r * a, _kept(r, 1 - c, 1 + c) * a)},
+        "upper side for both": {"form": lambda r, a, c: min(r, 1 + c) * a},
+        "clipped around 0": {"form": lambda r, a, c: min(r * a, _kept(r, -c, c) * a)},
+    })),
+}  # fmt: skip
 
 WRONG: dict[str, tuple[Wrong, ...]] = {
     "sigmoid": SIGMOID,

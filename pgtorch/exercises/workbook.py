@@ -55,6 +55,9 @@ def load(path: Path, run: Callable[[Callable[[], None]], str]) -> Workbook:
     source = path.read_text(encoding="utf-8-sig")
     book = Workbook({"__name__": "workbook", "__file__": str(path)})
     for name, part in _statements(source, book):
+        for node in ast.walk(part):
+            if isinstance(node, ast.ExceptHandler) and node.type is None:  # a bare except would swallow the time limit
+                node.type = ast.copy_location(ast.Name("Exception", ast.Load()), node)
         tree = ast.Module([part], [])
         if problem := run(lambda tree=tree: exec(compile(tree, str(path), "exec", dont_inherit=True), book.namespace)):  # type: ignore[misc]
             if name:
