@@ -439,7 +439,7 @@ GAE = (
     Wrong("discount forgotten in the sum", "The discount is missing from the sum: A_t = delta_t + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: k)),
     Wrong("discount forgotten in delta", "The next value is not discounted in delta: reward + discount * next value - value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, delta=lambda x, after, now, g: x + after - now)),
     Wrong("discount forgotten", "The discount is missing, in delta and in the sum.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, 1.0, k)),
-    Wrong("discount and lambda swapped", "discount and lambda have changed places: delta has the discount, and so a lambda of 0.5 now halves the next value.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, k, g)),
+    Wrong("discount and lambda swapped", "discount and lambda have changed places. delta has only the discount, the sum has both.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, k, g)),
     Wrong("both factors missing", "discount * gae_lambda is missing from the sum: all later deltas count in full.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: 1.0)),
     Wrong("delta only", "This is delta alone, GAE with lambda 0. The later deltas are missing: + discount * gae_lambda * A_t+1.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, keep=lambda g, k: 0.0)),
     Wrong("value after an end", "After a termination next_values[t] is counted. The episode is over: the next state is worth 0.", lambda r, e, c, v, n, g, k: _advantages(r, e, c, v, n, g, k, end="value")),

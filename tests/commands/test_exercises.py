@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import call
+from support import ROOT, call
 
 from pgtorch.exercises.workbook import SOLUTIONS, blank
 
@@ -50,7 +50,10 @@ def test_a_wrong_answer_is_answered(tmp_path):
         status, out, error = call("exercises", "check", *words, cwd=tmp_path)
         assert (status, error) == (1, "")
         assert " 4  step                wrong\n    The minus is missing: " in out
-        assert "lower the mean reward from 0.26 to 0.11" in " ".join(out.split())
+        walk = "20 expected steps from b = -4, learning rate 2, lower the mean reward from 0.26 to 0.11;"
+        effect = f"{walk} the right ones raise it to 0.42."
+        assert effect in " ".join(out.split())
+        assert effect in " ".join((ROOT / "README.md").read_text().split())
         assert "step(bias=-4, learning_rate=1, updated_derivative=1.27) gives -2.73" in " ".join(out.split())
         assert out.endswith("\n9 of 10 correct. Next: step.\n")
         assert max(map(len, out.splitlines())) <= 90

@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import sys
 import time
 
 import pytest
@@ -234,6 +236,10 @@ def test_an_example_has_the_numbers(judge):
         ("return b / 0.0", "ZeroDivisionError"),
         ("return float('nan')", "returns nan."),
         ("import sys; sys.exit(5)", "raises SystemExit"),
+        (
+            "try:\n        raise SystemExit\n    except:\n        return b - s * d",
+            "raises SystemExit",
+        ),  # nor the time limit
         ("input(); return b", "raises EOFError"),
         ("return step(b, s, d)", "raises RecursionError"),
     ],
@@ -250,7 +256,7 @@ def test_an_exception_is_reported_with_its_call(judge, code, said):
     [
         "while True: pass",
         *(
-            f"while True:\n        try:\n            while True: pass\n        {e}: pass"
+            f"while True:\n        try:\n            while True: math.sqrt(b * b)\n        {e}: pass"
             for e in ("except", "except Exception")
         ),
     ],
@@ -353,9 +359,13 @@ def test_a_module_beside_the_workbook_can_be_imported(tmp_path):
 def test_the_process_stays_as_it_was(tmp_path, capfd):
     code = "import warnings\n\ndef step(b, s, d):\n    warnings.warn('hm'); print('loud'); return b - s * d\n"
     (tmp_path / "workbook.py").write_text(f"{SOURCE}\n\nprint('loud')\n{code}")
-    before = leaves({name: read() for name, read in HOST.items()})
+    host = {**HOST, "import path": lambda: list(sys.path), "standard input": lambda: id(sys.stdin)}
+    before, timer = leaves({name: read() for name, read in host.items()}), signal.setitimer(signal.ITIMER_REAL, 100, 7)
     assert check(tmp_path / "workbook.py").correct == 10
-    assert leaves({name: read() for name, read in HOST.items()}) == before
+    left, interval = signal.setitimer(signal.ITIMER_REAL, *timer)
+    assert leaves({name: read() for name, read in host.items()}) == before
+    assert 50 < left < 100  # a timer of the caller's runs on
+    assert interval == 7
     assert capfd.readouterr() == ("", "")
     assert torch.get_default_dtype() == torch.float32
 

@@ -223,7 +223,7 @@ WRONG_ANSWERS = {
         ),
         (
             "return backward_gae(rewards, terminated, truncated, values, next_values, gae_lambda, discount)",
-            "have changed places: delta has the discount",
+            "discount and lambda have changed places",
         ),
         (
             "return backward_gae(rewards, terminated, truncated, values, next_values, discount, gae_lambda / discount)",
