@@ -19,8 +19,8 @@ help:  ## list the targets
 train: $(VENV)/run  ## the lesson: learn one bias, check every gradient, write runs/
 	$(BIN)/pgtorch train
 
-lesson: $(VENV)/run  ## the lesson told in the terminal, in five acts
-	$(BIN)/pgtorch lesson
+lesson: $(VENV)/run  ## the lesson as a page in the browser; pgtorch lesson tells it in the terminal
+	$(BIN)/pgtorch lesson --page
 
 test: $(VENV)/dev  ## run the tests
 	$(BIN)/python -m pytest

@@ -17,7 +17,8 @@ COMMANDS = {
     "train": "train a policy; without flags, the lesson",
     "evaluate": "play fresh episodes with a run's policy",
     "verify": "find every gradient in two ways and compare them",
-    "lesson": "tell the lesson in the terminal, in five acts",
+    "lesson": "tell the lesson in the terminal, in five acts; --page shows it in the browser",
+    "exercises": "fill in the lesson's ten functions, and check them",
     "benchmark": "compare the speed with other code",
 }
 

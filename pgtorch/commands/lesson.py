@@ -1,4 +1,4 @@
-"""Tell the lesson in the terminal, in five acts. Every number is computed as it is printed."""
+"""Tell the lesson in the terminal, in five acts, or in the browser. Every number is computed as it is shown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 
 from pgtorch.commands.command_line import parse
+from pgtorch.lesson.page import PAGE, open_page
 from pgtorch.lesson.steps import Visit
 from pgtorch.lesson.story import OWN_VISIT, act_1, act_2, act_3, act_4, act_5
 from pgtorch.limits import Limit, at_least
@@ -18,6 +19,9 @@ from pgtorch.limits import Limit, at_least
 @dataclass(frozen=True)
 class Arguments:
     """Flags."""
+
+    page: bool = False
+    """Open the lesson in the browser: sliders, one visit step by step, many visits."""
 
     act: Annotated[int, at_least(1, 5)] | None = None
     """Show one act only."""
@@ -44,17 +48,24 @@ class Arguments:
         """Refuse flags that the chosen act would ignore.
 
         Raises:
-            ValueError: If one of act 4's flags comes with another act.
+            ValueError: If one of act 4's flags comes with another act, or any flag with `page`.
         """
         for field in fields(self):
             is_set = getattr(self, field.name) != field.default
-            if is_set and field.name not in ("act", "pause") and self.act not in (None, 4):
+            if is_set and self.page and field.name != "page":
+                raise ValueError(f"page opens the browser and takes no other flag, got {field.name}")
+            if is_set and field.name not in ("page", "act", "pause") and self.act not in (None, 4):
                 raise ValueError(f"{field.name} is used by act 4 only, got act {self.act}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, tell, and wait between the acts."""
     flags = parse(Arguments, __doc__, arguments, default=Arguments())
+    if flags.page:
+        print(f"the lesson as a page: {PAGE}", flush=True)
+        if not open_page():
+            print(f"no browser was found here: open this file in one, {PAGE.as_uri()}")
+        return 0
     torch.set_num_threads(1)
     for index, act in enumerate(_acts(flags)):
         if index and flags.pause and sys.stdin.isatty() and sys.stdout.isatty():

@@ -6,9 +6,9 @@ core with another way to get the same number; `suite.py` decides which rows a po
 
 `reference.py` is all of training a second time; `twin.py` puts a trainer beside it.
 
-Only `run.py` and `pgtorch.commands` import this room; it imports the core, `pgtorch.lesson` and `pgtorch.record`. All
-random numbers come from a generator seeded with the `seed` argument, so rows are reproducible, and torch's global
-stream is not touched.
+Only `run.py`, `pgtorch.exercises` and `pgtorch.commands` import this room; it imports the core, `pgtorch.lesson` and
+`pgtorch.record`. All random numbers come from a generator seeded with the `seed` argument, so rows are reproducible,
+and torch's global stream is not touched.
 """
 
 from pgtorch.proof.estimators import verify_estimator as verify_estimator
