@@ -7,7 +7,7 @@ The core, in reading order:
     trainer          one update: guess, weigh, loss, derive, check, step
     rollout          collects what the policy saw, did and got
     returns          what multiplies log pi: rewards, returns, advantages
-    networks         policy and value function of tanh layers
+    networks         policy and value function of fully connected layers
 
 The core builds on distributions, optimizers, gradient_check, config (every setting) and limits (their checks).
 run is the outer loop around the trainer: `train` and `resume`, which write to disk.

@@ -90,10 +90,13 @@ class TrainConfig:
     """Stop when the mean return of the last 100 episodes reaches this. None runs all updates."""
 
     policy: Literal["bias", "mlp"] = "bias"
-    """bias: the lesson's one parameter; mlp: a network of tanh layers."""
+    """bias: the lesson's one parameter; mlp: a network of fully connected layers."""
 
     hidden_sizes: tuple[Annotated[int, at_least(1)], ...] = (64, 64)
     """Units of each hidden layer, for both policy and value function. Without layers both are linear."""
+
+    activation: Literal["tanh", "relu", "elu"] = "tanh"
+    """Activation of the hidden layers, for both policy and value function."""
 
     optimizer: Annotated[
         str, matching(r"sgd|adam|torch\.optim\.[A-Z]\w*", "sgd, adam or a name such as torch.optim.RMSprop")
@@ -226,6 +229,7 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
         ("num_minibatches", f"num_envs * num_steps is {rows}", config.num_minibatches > rows),
         ("step_timeout", "vectorization is not async", config.vectorization != "async"),
         ("hidden_sizes", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
+        ("activation", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
     ):
         if cannot and getattr(config, name) != defaults[name]:
             raise ValueError(f"{name} must not be {getattr(config, name)!r} if {when}")

@@ -9,7 +9,8 @@ agree in every bit; reordering the operations here, in `losses.py` or in `polici
 
 and for networks, with B rows, layers of sizes D = n_0, n_1, ..., n_L:
 
-    x_l  input of layer l, [B, n_l]       z_l  its output before the tanh, W_l x_l + b_l, [B, n_l+1]
+    x_l  input of layer l, [B, n_l]       z_l  its output, W_l x_l + b_l, [B, n_l+1]
+    phi  the activation: x_l+1 = phi(z_l)
     mu, sigma  mean and standard deviation of a normal distribution
 """
 
@@ -23,7 +24,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pgtorch.networks import MLPPolicy
+from pgtorch.networks import ACTIVATIONS, MLPPolicy
 from pgtorch.policies import BiasPolicy
 
 
@@ -135,7 +136,7 @@ def _mlp_policy_gradient(
     biases = [policy.get_parameter(f"layers.{layer}.bias").detach() for layer in range(len(policy.layers))]
     inputs = [policy.features(observation)]  # x_0, [B, D]
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        inputs.append(torch.tanh(functional.linear(inputs[-1], weight, bias)))  # x_l+1 = tanh(z_l)
+        inputs.append(ACTIVATIONS[policy.activation](functional.linear(inputs[-1], weight, bias)))  # x_l+1 = phi(z_l)
     parameters = functional.linear(inputs[-1], weights[-1], biases[-1])  # of the last layer: logits or means
 
     # The head: how the loss changes with the output of the last layer.
@@ -160,9 +161,21 @@ def _mlp_policy_gradient(
         gradient[f"layers.{layer}.weight"] = dloss_dz.T @ dz_dweight  # sum over B: [n_l+1, n_l]
         gradient[f"layers.{layer}.bias"] = dloss_dz.sum(0)  # dz/db = 1: [n_l+1]
         dloss_dinput = dloss_dz @ dz_dinput  # sum over the units that the input feeds: [B, n_l]
-        dtanh_dz = arithmetic.minus(torch.ones_like(inputs[layer]), inputs[layer].square())  # 1 - tanh(z)^2
-        dloss_dz = dloss_dinput * dtanh_dz  # of the previous layer
+        dphi_dz = _SLOPES[policy.activation](inputs[layer], arithmetic)
+        dloss_dz = dloss_dinput * dphi_dz  # of the previous layer
     return {name: gradient[name] for name, _ in policy.named_parameters()}
+
+
+def _tanh_slope(x: Tensor, arithmetic: _Arithmetic) -> Tensor:
+    return arithmetic.minus(torch.ones_like(x), x.square())  # 1 - tanh(z)^2
+
+
+def _relu_slope(x: Tensor, _arithmetic: _Arithmetic) -> Tensor:
+    return (x > 0).to(x.dtype)  # 1 or 0; at z = 0, where there is none, 0 as in PyTorch
+
+
+def _elu_slope(x: Tensor, arithmetic: _Arithmetic) -> Tensor:
+    return torch.where(x > 0, 1.0, arithmetic.minus(x, -torch.ones_like(x)))  # below 0, x = e^z - 1, so e^z = x + 1
 
 
 def _categorical_head(space: spaces.Discrete, logits: Tensor, action: Tensor, arithmetic: _Arithmetic) -> Tensor:
@@ -221,6 +234,12 @@ def _softmax_minus_one_hot(logits: Tensor, index: Tensor, arithmetic: _Arithmeti
     return arithmetic.minus(p, one_hot)
 
 
+# The derivative of each activation, from its value x = phi(z).
+_SLOPES: dict[str, Callable[[Tensor, _Arithmetic], Tensor]] = {
+    "tanh": _tanh_slope,
+    "relu": _relu_slope,
+    "elu": _elu_slope,
+}
 _DISCRETE_HEADS: dict[type, Callable[..., Tensor]] = {
     spaces.Discrete: _categorical_head,
     spaces.MultiDiscrete: _multi_categorical_head,

@@ -1,11 +1,11 @@
-"""Networks: a policy and a value function of tanh layers, and policies by name."""
+"""Networks: a policy and a value function of fully connected layers, and policies by name."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,16 @@ from pgtorch.environment.build import import_named
 from pgtorch.environment.spaces import SUPPORTED
 from pgtorch.policies import BiasPolicy, Policy
 
+# Between two layers. Each has its derivative in `manual_gradient.py`.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": functional.elu,
+}
+
 
 class MLPPolicy(Policy):
-    """A network of tanh layers whose last layer gives the parameters of the action distribution.
+    """A network whose last layer gives the parameters of the action distribution.
 
     | Action space | Last layer | Distribution |
     |---|---|---|
@@ -33,9 +40,11 @@ class MLPPolicy(Policy):
         observation_space: Any space that Gymnasium can flatten to a fixed number D of values.
         action_space: One of the above.
         hidden_sizes: Units of each hidden layer. With none the policy is linear: a table for `Discrete` observations.
+        activation: Of the hidden layers: "tanh", "relu" or "elu".
 
     Raises:
         TypeError: If a space is not supported.
+        ValueError: If the activation is none of these.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class MLPPolicy(Policy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         hidden_sizes: Sequence[int] = (64, 64),
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         if not observation_space.is_np_flattenable:
@@ -52,6 +62,7 @@ class MLPPolicy(Policy):
         self.num_outputs = head_of(action_space).size(action_space)
         sizes = [spaces.flatdim(observation_space), *hidden_sizes, self.num_outputs]
         self.layers = make_layers(sizes, last_gain=0.01)
+        self.activation = require_activation(activation)
         self.log_std = nn.Parameter(torch.zeros(self.num_outputs)) if isinstance(action_space, spaces.Box) else None
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -63,7 +74,7 @@ class MLPPolicy(Policy):
         Returns:
             [B, outputs of the last layer].
         """
-        return feed_forward(self.layers, self.features(observation))
+        return feed_forward(self.layers, self.features(observation), self.activation)
 
     def features(self, observation: Tensor) -> Tensor:
         """Observations as rows of numbers, [B, D]; a `Discrete` one, [B], becomes one-hot."""
@@ -84,20 +95,24 @@ class MLPPolicy(Policy):
 
 
 class ValueFunction(nn.Module):
-    """A network of tanh layers for the value of an observation: the expected discounted return from there on.
+    """A network for the value of an observation: the expected discounted return from there on.
 
     Args:
         observation_space: As for `MLPPolicy`.
         hidden_sizes: Units of each hidden layer.
+        activation: As for `MLPPolicy`.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], hidden_sizes: Sequence[int] = (64, 64)) -> None:
+    def __init__(
+        self, observation_space: spaces.Space[Any], hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh"
+    ) -> None:
         super().__init__()
         self.layers = make_layers([spaces.flatdim(observation_space), *hidden_sizes, 1], last_gain=1.0)
+        self.activation = require_activation(activation)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Values [B] of flattened observations [B, D]."""
-        return feed_forward(self.layers, observation).squeeze(-1)
+        return feed_forward(self.layers, observation, self.activation).squeeze(-1)
 
 
 def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
@@ -112,13 +127,21 @@ def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
     return nn.ModuleList(layers)
 
 
-def feed_forward(layers: nn.ModuleList, features: Tensor) -> Tensor:
-    """Linear layers with tanh between them: [B, D] to [B, outputs]."""
+def feed_forward(layers: nn.ModuleList, features: Tensor, activation: str = "tanh") -> Tensor:
+    """Linear layers with an activation between them: [B, D] to [B, outputs]."""
     first, *rest = layers
+    activate = ACTIVATIONS[activation]
     output: Tensor = first(features)
     for layer in rest:
-        output = layer(torch.tanh(output))
+        output = layer(activate(output))
     return output
+
+
+def require_activation(name: str) -> str:
+    """The name, if it is one of `ACTIVATIONS`; raises `ValueError` if not."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return name
 
 
 def make_policy(
@@ -126,6 +149,7 @@ def make_policy(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     hidden_sizes: Sequence[int] = (64, 64),
+    activation: str = "tanh",
 ) -> Policy:
     """Make a policy by name.
 
@@ -135,14 +159,15 @@ def make_policy(
         observation_space: Of one observation.
         action_space: Of one action.
         hidden_sizes: Of an "mlp".
+        activation: Of its hidden layers.
 
     Raises:
         TypeError: If the policy does not fit the spaces, or is not a `Policy`; the message names them.
-        ValueError: If the name is none of the above.
+        ValueError: If the name or the activation is none of the above.
         ImportError, AttributeError: If there is no such module or class.
     """
     if name == "mlp":
-        return MLPPolicy(observation_space, action_space, hidden_sizes)
+        return MLPPolicy(observation_space, action_space, hidden_sizes, activation)
     if name == "bias":
         if observation_space.shape == (1,) and action_space == spaces.Discrete(2):
             return BiasPolicy()

@@ -54,8 +54,9 @@ class Trainer:
         spaces = self.env.single_observation_space, self.env.single_action_space
         learns_value = config.multiplier == "gae" or config.baseline == "value"
         with as_global_stream(self.generator):
-            self.policy = policy or make_policy(config.policy, *spaces, config.hidden_sizes)
-            self.value_function = ValueFunction(spaces[0], config.hidden_sizes) if learns_value else None
+            layers = config.hidden_sizes, config.activation
+            self.policy = policy or make_policy(config.policy, *spaces, *layers)
+            self.value_function = ValueFunction(spaces[0], *layers) if learns_value else None
         if config.check_gradient and not has_derivation(self.policy):
             raise TypeError(
                 f"check_gradient must be 0 for {type(self.policy).__name__}: there is a derivation by hand for "

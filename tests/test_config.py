@@ -42,6 +42,12 @@ def test_defaults_are_the_lesson():
             ValueError,
             r"hidden_sizes must not be \(9,\) if policy is bias and no value is learned",
         ),
+        (
+            {"activation": "relu"},
+            ValueError,
+            "activation must not be 'relu' if policy is bias and no value is learned",
+        ),
+        ({"activation": "sine"}, ValueError, r"activation must be one of \('tanh', 'relu', 'elu'\), got 'sine'"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be a finite number above 0, got 0.0"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate must be .* got -1.0"),
         ({"learning_rate": -1}, ValueError, "^learning_rate must be a finite number above 0, got -1$"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from pgtorch import BiasPolicy, MLPPolicy, Policy
 from pgtorch.distributions import as_global_stream
-from pgtorch.networks import ValueFunction, make_layers, make_policy, require_fit
+from pgtorch.networks import ACTIVATIONS, ValueFunction, make_layers, make_policy, require_fit
 
 BOX = spaces.Box(-1.0, 1.0, (4,))
 DISCRETE, HUNGER = spaces.Discrete(2), spaces.Box(0, 1, (1,))
@@ -85,6 +85,28 @@ def test_network_is_layers_of_tanh():
     expected = torch.tanh(observation @ first.weight.T + first.bias) @ last.weight.T + last.bias
     torch.testing.assert_close(policy(observation), expected)
     assert len(network(BOX, spaces.Discrete(3), hidden_sizes=()).layers) == 1
+
+
+@pytest.mark.parametrize(("name", "module"), [("tanh", nn.Tanh()), ("relu", nn.ReLU()), ("elu", nn.ELU())])
+def test_the_activation_of_hidden_layers(name, module):
+    """Between layers only, not after the last; of policy and value function alike."""
+    policy = network(BOX, spaces.Discrete(3), (5, 6), activation=name)
+    with as_global_stream(seeded()):
+        value_function = ValueFunction(BOX, (5, 6), name)
+    observation = torch.randn(7, 4, generator=seeded())
+    for found, layers in ((policy(observation), policy.layers), (value_function(observation), value_function.layers)):
+        expected = nn.Sequential(layers[0], module, layers[1], module, layers[2])(observation)
+        torch.testing.assert_close(found, expected.reshape(found.shape))
+    assert make_policy("mlp", BOX, DISCRETE, (7,), name).activation == name
+    assert set(ACTIVATIONS) == {"tanh", "relu", "elu"}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda a: MLPPolicy(BOX, DISCRETE, activation=a), lambda a: ValueFunction(BOX, (), a)]
+)
+def test_an_unknown_activation_is_refused(make):
+    with pytest.raises(ValueError, match="activation must be one of tanh, relu, elu, got 'sine'"):
+        make("sine")
 
 
 def test_an_output_of_nan_stays_nan():

@@ -128,6 +128,8 @@ TABLE = [
     Row("normalize_rewards", True, {"scaled reward"} | WEIGHTS),
     Row("seed", 1, {"observation", "action"} | WEIGHTS, may_move=PLAYED),
     Row("hidden_sizes", (9,), WEIGHTS, may_move=PLAYED),
+    Row("activation", "relu", WEIGHTS, may_move=PLAYED),
+    Row("activation", "relu", set(), beside={"hidden_sizes": ()}),
     *(Row("check_gradient", number, set(), updates=2) for number in (1, 2, 5)),
     Row("num_threads", 2, set()),
     Row("target_return", 1.0, set(), updates=2),

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import Env, spaces
@@ -95,11 +95,18 @@ def _sigmoid(z: Array) -> Array:
 
 
 class Network:
-    """Linear layers with a tanh between each two, by their parameters' names; without layers, the lesson's bias."""
+    """Linear layers with an activation between, by their parameters' names; without layers, the lesson's bias."""
 
-    def __init__(self, parameters: Arrays, weight: float = math.nan) -> None:
+    ACTIVATIONS: ClassVar[dict[str, tuple[Callable[[Array], Any], ...]]] = {  # phi(z), and phi'(z) from x = phi(z)
+        "tanh": (np.tanh, lambda x: 1 - x**2),
+        "relu": (lambda z: np.maximum(z, 0), lambda x: 1.0 * (x > 0)),
+        "elu": (lambda z: np.maximum(z, np.expm1(np.minimum(z, 0))), lambda x: 1 + np.minimum(x, 0)),
+    }
+
+    def __init__(self, parameters: Arrays, weight: float = math.nan, activation: str = "tanh") -> None:
         self.parameters = {name: np.array(values, np.float64) for name, values in parameters.items()}
         self.weight, self.steps = weight, 0  # the lesson's, which is not learned; how often it has descended
+        self.phi, self.dphi = self.ACTIVATIONS[activation]
         self.depth = sum(name.endswith(".weight") for name in parameters)
         self.mean, self.square = ({name: 0 * x for name, x in self.parameters.items()} for _ in range(2))  # Adam's
 
@@ -110,7 +117,7 @@ class Network:
         inputs = [x]
         for i in range(self.depth):
             z = self.parameters[f"layers.{i}.weight"] @ inputs[-1] + self.parameters[f"layers.{i}.bias"]
-            inputs.append(np.tanh(z))
+            inputs.append(self.phi(z))
         return np.concatenate([z, self.parameters.get("log_std", z[:0])]), inputs[:-1]
 
     def backward(self, inputs: list[Array], slope: Array) -> Arrays:
@@ -118,11 +125,10 @@ class Network:
         if not self.depth:
             return {"bias": slope[0]}
         size = len(self.parameters[f"layers.{self.depth - 1}.bias"])
-        gradient = {"log_std": slope[size:]} if "log_std" in self.parameters else {}
-        slope = slope[:size]
+        gradient, slope = ({"log_std": slope[size:]} if "log_std" in self.parameters else {}), slope[:size]
         for i in reversed(range(self.depth)):
             gradient |= {f"layers.{i}.weight": np.outer(slope, inputs[i]), f"layers.{i}.bias": slope}
-            slope = (self.parameters[f"layers.{i}.weight"].T @ slope) * (1 - inputs[i] ** 2)  # tanh' = 1 - tanh^2
+            slope = (self.parameters[f"layers.{i}.weight"].T @ slope) * self.dphi(inputs[i])
         return gradient
 
     def descend(self, gradient: Arrays, optimizer: str, rate: float, max_norm: float | None) -> float:
@@ -145,8 +151,8 @@ class Network:
 class Moments:
     """Mean and variance of all rows so far; before the first of them 0 and 1."""
 
-    mean: Array
-    variance: Array
+    mean: Array | float = 0.0
+    variance: Array | float = 1.0
     count: float = 0
 
     def take_in(self, rows: Array) -> None:
@@ -207,9 +213,7 @@ class Reference:
         config, n = self.config, len(self.envs)
         self.raw = [self._flat(env.reset(seed=config.seed + i)[0]) for i, env in enumerate(self.envs)]
         self.total, self.length, self.is_resetting = [0.0] * n, [0] * n, [False] * n
-        size = len(self.raw[0]) if n else 0
-        self.observations = Moments(np.zeros(size), np.ones(size))
-        self.returns, self.discounted = Moments(np.zeros(1), np.ones(1)), [0.0] * config.num_envs
+        self.observations, self.returns, self.discounted = Moments(), Moments(), [0.0] * config.num_envs
         self.recent: list[float] = []  # returns of the last 100 episodes
         self.networks = {"policy": self.policy} | ({"value": self.value} if self.value else {})
 
@@ -220,7 +224,7 @@ class Reference:
             over = []
             for i in range(len(self.envs)):
                 if self.is_resetting[i]:  # the action is ignored, and there is nothing to learn from
-                    self._reset(i)
+                    self.raw[i], self.is_resetting[i] = self._flat(self.envs[i].reset()[0]), False
                     continue
                 raw.append(self.raw[i])
                 rows.append(row := self._step(i, np.atleast_1d(drawn[i])))
@@ -231,14 +235,11 @@ class Reference:
             for i in over:
                 self.total[i], self.length[i], self.is_resetting[i] = 0.0, 0, True
                 if self.mode != "next_step" or len(over) == len(self.envs):  # nobody waits for a step of resets only
-                    self._reset(i)
+                    self.raw[i], self.is_resetting[i] = self._flat(self.envs[i].reset()[0]), False
         self.observations.take_in(np.array(raw))
         self.recent = [*self.recent, *(total for total, _ in ended)][-100:]
         means = np.mean(ended, axis=0) if ended else []
         return rows, dict(zip(("rollout/episode_return", "rollout/episode_length"), means, strict=False))
-
-    def _reset(self, i: int) -> None:
-        self.raw[i], self.is_resetting[i] = self._flat(self.envs[i].reset()[0]), False
 
     def _step(self, i: int, noise: Array) -> Row:
         seen, space = self._seen(self.raw[i]), self.action_space
@@ -257,16 +258,15 @@ class Reference:
 
     def learn(self, rows: list[Row], shuffle: Callable[[int], list[int]]) -> dict[str, float]:
         """Learn from rows in order of step and then environment; `shuffle` gives a random order of so many rows."""
-        config = self.config
         self.num_updates += 1
         self._weigh(rows)
-        if config.num_epochs == config.num_minibatches == 1:
+        if self.config.num_epochs == self.config.num_minibatches == 1:
             return self._descend(rows)
         for row in rows:
             row.old_log_prob = self.distribution.log_prob(self.policy.forward(row.observation)[0], row.action)[0]
-        for _ in range(config.num_epochs):
+        for _ in range(self.config.num_epochs):
             order = shuffle(len(rows))
-            for part in np.array_split(order, min(config.num_minibatches, len(rows))):
+            for part in np.array_split(order, min(self.config.num_minibatches, len(rows))):
                 figures = self._descend([rows[k] for k in part])
         return figures
 

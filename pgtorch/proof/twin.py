@@ -249,7 +249,8 @@ def _modules(trainer: Trainer) -> dict[str, nn.Module]:
 def _network(trainer: Trainer, name: str) -> Network:
     module, optimizer = _modules(trainer)[name], trainer.optimizers[name]
     named = {key: parameter.detach().double().numpy() for key, parameter in module.named_parameters()}
-    network = Network(named, module.weight.item() if isinstance(module, BiasPolicy) else np.nan)
+    weight = module.weight.item() if isinstance(module, BiasPolicy) else np.nan
+    network = Network(named, weight, getattr(module, "activation", "tanh"))
     if isinstance(optimizer, Adam):
         network.steps = int(optimizer.steps[0])
         for key, mean, square in zip(named, optimizer.mean, optimizer.mean_square, strict=True):

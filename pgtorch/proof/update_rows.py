@@ -33,6 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "entropy, MultiBinary": {"entropy_coefficient": 0.1, "env_kwargs": {"actions": "multi-binary"}},
     "entropy, Box": {"entropy_coefficient": 0.1, "env_kwargs": {"actions": "box"}, "num_epochs": 2},
     "Discrete observations": {"env_kwargs": {"observations": "discrete"}, "normalize_observations": False},
+    "relu": {"activation": "relu"},
+    "elu, Box": {"activation": "elu", "env_kwargs": {"actions": "box"}},
     "raw, no decay or clip": {
         "normalize_observations": False,
         "normalize_rewards": False,

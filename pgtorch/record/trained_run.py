@@ -25,6 +25,7 @@ from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
 from pgtorch.record.folder import require_no_links
 from pgtorch.record.metrics import check_record
+from pgtorch.record.trainer_state import class_of
 from pgtorch.record.trust import require_trusted
 
 
@@ -111,7 +112,7 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
     run = TrainedRun(config=config, policy=_make_policy(path, config) if policy is None else policy)
     try:
         saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
-        if type(run.policy).__name__ != saved["class"]:
+        if class_of(run.policy) != saved["class"]:
             raise CheckpointError(f"{path}: the policy is a {saved['class']}, which only you can create: pass one")
         require_like(saved["parameters"], dict(run.policy.state_dict()), f"{path}: trainer.policy.parameters")
         if config.normalize_observations and not is_one_hot(run.spaces[0]):
@@ -153,7 +154,7 @@ def _make_policy(path: Path, config: TrainConfig) -> Policy:
     try:
         spaces = _spaces_of(config)
         with as_global_stream(Generator()):  # the initial weights, which the saved ones replace
-            return make_policy(config.policy, *spaces, config.hidden_sizes)
+            return make_policy(config.policy, *spaces, config.hidden_sizes, config.activation)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
         reason = f"{type(error).__name__} {error}"
         raise CheckpointError(f"{path}: its environment or policy cannot be created: {reason}") from error

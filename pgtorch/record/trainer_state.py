@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgtorch.environment.checks import NonFiniteError
 from pgtorch.environment.state import CannotContinueError, UnknownStateError, put_state, take_state
 from pgtorch.environment.streams import put_global_streams, take_global_streams
+from pgtorch.networks import MLPPolicy
 from pgtorch.record.checkpoint import CheckpointError, require_like
 from pgtorch.trainer import Trainer
 
@@ -25,7 +26,7 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
     """
     modules = {"policy": trainer.policy, "value_function": trainer.value_function}
     state: dict[str, Any] = {
-        name: {"class": type(module).__name__, "parameters": _copied(module.state_dict())}
+        name: {"class": class_of(module), "parameters": _copied(module.state_dict())}
         for name, module in modules.items()
         if module is not None
     }
@@ -96,6 +97,12 @@ def require_finite_state(trainer: Trainer) -> None:
                     f"update {trainer.num_updates}, step {trainer.num_env_steps}: the {name}'s parameters must be "
                     f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
                 )
+
+
+def class_of(module: nn.Module) -> str:
+    """What a module with these parameters computes: its class, and for an `MLPPolicy` its activation unless tanh."""
+    name, activation = type(module).__name__, getattr(module, "activation", "tanh")
+    return name if not isinstance(module, MLPPolicy) or activation == "tanh" else f"{name}, {activation}"
 
 
 def _parts(trainer: Trainer) -> dict[str, Any]:

@@ -96,6 +96,18 @@ def deep(only=None):
     yield from policy_rows("deep", seeded_policy(box, space, (5, 5, 5)), box, space, seed=0, only=only)
 
 
+def rectified(only=None):
+    with as_global_stream(seeded()):
+        policy = MLPPolicy(BOX, spaces.Discrete(3), (6, 5), "relu")
+    yield from policy_rows("rectified", policy, BOX, spaces.Discrete(3), seed=0, only=only)
+
+
+def elu(only=None):
+    with as_global_stream(seeded()):
+        policy = MLPPolicy(BOX, spaces.Discrete(3), (6, 5), "elu")
+    yield from policy_rows("elu", policy, BOX, spaces.Discrete(3), seed=0, only=only)
+
+
 def choices(only=None):
     yield from network(spaces.MultiDiscrete([3, 2]), only)
 
@@ -173,10 +185,12 @@ FAULTS_OF = [
     (
         manual_gradient._mlp_policy_gradient,
         choice,
-        ("1 - h for 1 - h^2", "inputs[layer].square()", "inputs[layer]", MANUAL),
         ("bias forgotten", "weights[-1], biases[-1]", "weights[-1]", MANUAL),
         ("weights' gradient off by 0.1 %", "@ dz_dweight", "@ dz_dweight * 1.001", MANUAL),
     ),
+    (manual_gradient._tanh_slope, choice, ("1 - h for 1 - h^2", "x.square()", "x", MANUAL)),
+    (manual_gradient._relu_slope, rectified, ("relu that lets all through", "x > 0", "x >= 0", MANUAL)),
+    (manual_gradient._elu_slope, elu, ("slope of elu 1 too small", "minus(x, -torch.ones_like(x))", "term(x)", MANUAL)),
     (
         manual_gradient._mlp_policy_gradient,
         numbers,
@@ -206,7 +220,7 @@ FAULTS_OF = [
         ("draw off by 1 %", "torch.sigmoid(-self", "1.01 * torch.sigmoid(-self", SAMPLES),
         ("always the likelier place", "noise >=", "0.5 >=", SAMPLES),
     ),
-    (networks.feed_forward, choice, ("tanh left out", "layer(torch.tanh(output))", "layer(output)", MANUAL)),
+    (networks.feed_forward, choice, ("tanh left out", "layer(activate(output))", "layer(output)", MANUAL)),
     (
         distributions.Categorical.log_probs.func,
         choice,
@@ -405,7 +419,7 @@ MORE_OF_POLICIES = [
     (
         networks.feed_forward,
         choice,
-        ("batch normalized", "layer(torch.tanh(output))", "layer(torch.tanh(output) - output.mean(0))", ALONE),
+        ("batch normalized", "layer(activate(output))", "layer(activate(output) - output.mean(0))", ALONE),
     ),
     (
         networks.feed_forward,
@@ -567,8 +581,8 @@ JOINS = [  # of proved parts: each part passes alone
         GENERAL,
         (
             "value in [-1, 1]",
-            "feed_forward(self.layers, observation)",
-            "feed_forward(self.layers, observation).tanh()",
+            "feed_forward(self.layers, observation, self.activation)",
+            "feed_forward(self.layers, observation, self.activation).tanh()",
             WHOLE,
         ),
     ),
@@ -677,4 +691,4 @@ def test_none_of_them_was_lost():
     assert len(FAULTS) == sum(
         len(faults) for _, _, *faults in FAULTS_OF + MORE_OF_POLICIES + JOINS
     )  # each has its own name
-    assert len(FAULTS) == 130  # the number in README
+    assert len(FAULTS) == 132  # the number in README

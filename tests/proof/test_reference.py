@@ -59,6 +59,7 @@ def configs(draw):
         num_steps=num_steps,
         num_updates=draw(st.integers(1, 4)),
         hidden_sizes=draw(some([(), (3,), (5, 4)])),
+        activation=draw(some(["tanh", "relu", "elu"])),
         check_gradient=draw(some([0, 2])),
     )
 
@@ -82,7 +83,7 @@ def test_every_shipped_configuration_passes(seed):
     before = torch.get_rng_state(), torch.get_default_dtype()
     rows = list(update_rows(seed=seed))
     assert {row.status for row in rows} == {"PASS"}
-    assert len(rows) >= 18
+    assert len(rows) >= 20
     assert before[1] == torch.get_default_dtype()
     assert torch.equal(before[0], torch.get_rng_state())
 
@@ -148,6 +149,7 @@ def test_a_checked_run_is_the_run(tmp_path):
         ("restaurant_env:Restaurant-v0", {"num_updates": 300}),
         ("restaurant_env:Restaurant-v0", {"num_envs": 5, "reward": "graded"}),
         ("FrozenLake-v1", {"optimizer": "sgd"}),
+        ("FrozenLake-v1", {"activation": "relu"}),
     ],
 )
 def test_no_false_alarm_while_training(env_id, config):

@@ -1,3 +1,4 @@
+import copy
 import random
 import shutil
 import sys
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from support import numpy_stream, run_python
+from support import numpy_stream, run_python, seeded
 
 from pgtorch import BiasPolicy, CheckpointError, MLPPolicy, Policy, TrainConfig, resume, train
+from pgtorch.distributions import as_global_stream
 from pgtorch.environment.normalization import ObservationNormalizer
 from pgtorch.record.checkpoint import read_newest, save_checkpoint
 from pgtorch.record.metrics import read_metrics
@@ -254,6 +256,22 @@ def test_a_wrong_part_is_named(cart, tmp_path, way, value, message):
         load_run(tmp_path)
     assert str(path) in str(raised.value)
     load_run(cart)
+
+
+def test_a_network_with_another_activation_is_another_policy(tmp_path):
+    """Its parameters would fit the network that the settings name, which computes something else."""
+    with as_global_stream(seeded()):
+        policy = MLPPolicy(spaces.Box(-9, 9, (4,)), spaces.Discrete(2), (4,), "relu")
+    config = TrainConfig("CartPole-v1", num_envs=2, hidden_sizes=(4,), run_dir=tmp_path, **SHORT)
+    trained = train(config, policy=copy.deepcopy(policy)).policy
+    with pytest.raises(CheckpointError, match="the policy is a MLPPolicy, relu, which only you can create: pass one"):
+        load_run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"trainer\.policy\.class must be 'MLPPolicy', got 'MLPPolicy, relu'"):
+        resume(tmp_path, num_updates=4)
+    loaded = load_run(tmp_path, policy=policy).policy
+    assert torch.equal(loaded.layers[0].weight, trained.layers[0].weight)
+    run = train(TrainConfig("CartPole-v1", activation="elu", run_dir=tmp_path / "elu", **SHORT))
+    assert load_run(run.run_dir).policy.activation == run.policy.activation == "elu"
 
 
 def test_an_environment_that_exits_is_reported(cart, tmp_path):
