@@ -141,8 +141,8 @@ class Network:
             if optimizer == "adam":
                 self.mean[name] = 0.9 * self.mean[name] + 0.1 * g
                 self.square[name] = 0.999 * self.square[name] + 0.001 * g**2
-                square = self.square[name] / (1 - 0.999**self.steps)
-                g = self.mean[name] / (1 - 0.9**self.steps) / (np.sqrt(square) + 1e-8)
+                root = np.sqrt(self.square[name] / (1 - 0.999**self.steps))
+                g = self.mean[name] / (1 - 0.9**self.steps) / (root + 1e-8)
             self.parameters[name] = self.parameters[name] - rate * g
         return norm
 
@@ -159,9 +159,8 @@ class Moments:
         """Merge in the moments of rows [B, D]; the distance between the two means adds to the variance."""
         old, new = self.count, len(rows)
         mean = (old * self.mean + new * rows.mean(0)) / (old + new)
-        within = old * self.variance + new * rows.var(0)
-        between = old * (self.mean - mean) ** 2 + new * (rows.mean(0) - mean) ** 2
-        self.mean, self.variance, self.count = mean, (within + between) / (old + new), old + new
+        mine, theirs = self.variance + (self.mean - mean) ** 2, rows.var(0) + (rows.mean(0) - mean) ** 2
+        self.mean, self.variance, self.count = mean, (old * mine + new * theirs) / (old + new), old + new
 
     def scaled(self, values: Array | float, mean: Array | float = 0.0) -> Array:
         """Values minus a mean, over the standard deviation, within 10 of 0."""

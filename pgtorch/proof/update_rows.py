@@ -19,6 +19,7 @@ from pgtorch.proof.walk import WALK, Walk
 from pgtorch.rollout import RolloutCollector
 from pgtorch.trainer import Trainer
 
+FEW_STEPS = {"num_envs": 5, "num_steps": 8, "num_epochs": 2, "num_minibatches": 4}  # hundreds make much of rounding
 ONE_STEP = {"num_epochs": 1, "num_minibatches": 1, "learning_rate": 3e-3, "value_learning_rate": 1e-2}
 SMALL = {"num_envs": 3, "num_steps": 7, "num_updates": 4, "hidden_sizes": (5, 4), **ONE_STEP}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -59,8 +60,8 @@ def update_rows(*, seed: int) -> Iterator[Row]:
         seed: Of all random numbers.
     """
     yield reference_row("Update, Restaurant-v0", TrainConfig(LESSON, seed=seed, vectorization="sync"), num_updates=20)
-    tuned: dict[str, dict[str, Any]] = {env_id: {} for env_id in TUNED}
-    for env_id, shorter in {**tuned, "MountainCarContinuous-v0": {"num_steps": 8}}.items():  # with the general settings
+    for env_id in [*TUNED, "MountainCarContinuous-v0", "Acrobot-v1", "FrozenLake-v1"]:
+        shorter: dict[str, Any] = {} if env_id in TUNED else FEW_STEPS  # of the general settings
         config = TrainConfig(env_id, seed=seed, vectorization="sync", **shorter)
         yield reference_row(f"Update, {env_id}", config, num_updates=2)
     for name in VARIANTS:

@@ -511,16 +511,16 @@ JOINS = [  # of proved parts: each part passes alone
         PASSES,
         (
             "remainder of the minibatches dropped",
-            "order.tensor_split(",
-            "order[:len(batch) // 4 * 4].tensor_split(",
+            "torch.randperm(len(batch),",
+            "torch.randperm(len(batch) // 4 * 4,",
             WHOLE,
         ),
         ("one order for all passes", "in range(config.num_epochs)", "in [0]", WHOLE),
         (
             "old log pi of each step anew",
-            "yield batch[rows]",
-            "yield Batch(*(v[rows] for v in (batch.observation, batch.action, batch.multiplier, batch.target)), "
-            "self.policy.log_prob(batch.observation[rows], batch.action[rows]).detach())",
+            "yield from shuffled.split(min(config.num_minibatches, len(batch)))",
+            "for part in shuffled.split(min(config.num_minibatches, len(batch))): "
+            "part.old_log_prob = self.policy.log_prob(part.observation, part.action).detach(); yield part",
             WHOLE,
         ),
     ),
