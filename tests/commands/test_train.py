@@ -65,7 +65,7 @@ def test_the_evaluation_that_decided_is_shown(tmp_path):
     )
     assert re.search(rf"evaluation, sampled +{sampled:.2f}\n", out)
     assert re.search(r"target return +0\.30   reached, in training and in the evaluation\n", out)
-    _, out, error = call("train", "--resume", "run", cwd=tmp_path)
+    _, out, _ = call("train", "--resume", "run", cwd=tmp_path)
     assert "nothing left to do" in out
     with pytest.warns(UserWarning, match="continues without one, to update 500"):
         _, out, _ = call("train", "--resume", "run", "--num-updates", 500, cwd=tmp_path)
