@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from pgtorch.record.trained_run import load_run as load_run
     from pgtorch.rollout import Rollout as Rollout
     from pgtorch.rollout import RolloutCollector as RolloutCollector
+    from pgtorch.run import Callback as Callback
     from pgtorch.run import SetupError as SetupError
     from pgtorch.run import TrainResult as TrainResult
     from pgtorch.run import resume as resume
@@ -67,7 +68,7 @@ _MODULES = {
     "record.evaluation": ("evaluate",),
     "record.trained_run": ("load_run",),
     "rollout": ("Rollout", "RolloutCollector"),
-    "run": ("SetupError", "TrainResult", "resume", "train"),
+    "run": ("Callback", "SetupError", "TrainResult", "resume", "train"),
     "trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -87,7 +87,15 @@ class TrainConfig:
     170."""
 
     target_return: float | None = None
-    """Stop when the mean return of the last 100 episodes reaches this. None runs all updates."""
+    """Stop once this is the mean return of the last 100 training episodes, and of a fresh evaluation of the present
+    policy as well, both greedy and sampled. None runs all updates."""
+
+    evaluate_every: Annotated[int, at_least(0)] = 0
+    """Evaluate the policy on fresh episodes every this many updates, and keep the best one. 0: only to confirm
+    target_return, when the training episodes have reached it; if that fails, again after a tenth more updates."""
+
+    evaluation_episodes: Annotated[int, at_least(1, 1_000_000)] = 100
+    """Episodes of each evaluation, greedy and sampled; each has its own environment. They do not count as training."""
 
     policy: Literal["bias", "mlp"] = "bias"
     """bias: the lesson's one parameter; mlp: a network of fully connected layers."""
@@ -106,8 +114,8 @@ class TrainConfig:
     learning_rate: Annotated[float, above(0)] = 1.0
     """Step size of the optimizer."""
 
-    value_learning_rate: Annotated[float, above(0)] | None = None
-    """Step size for the value function. None uses the policy's; a larger one usually helps."""
+    value_learning_rate: Annotated[float, above(0)] | None = 1e-2
+    """Step size for the value function. None uses the policy's, but the lesson's 1.0 is far too large for a network."""
 
     learning_rate_schedule: Annotated[
         str, matching(r"constant|linear|cosine|[\w.]+:\w+", "constant, linear, cosine or module:function")

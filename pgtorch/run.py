@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import torch
 
 from pgtorch.config import TrainConfig
+from pgtorch.environment.checks import NonFiniteError
 from pgtorch.environment.streams import own_streams
 from pgtorch.environment.workers import Interrupted, StepTimeout
 from pgtorch.policies import Policy
 from pgtorch.record import pictures
-from pgtorch.record.checkpoint import checkpoints, read_newest, remove_newer, save_checkpoint
+from pgtorch.record.checkpoint import CheckpointError, checkpoints, read_newest, remove_newer, save_checkpoint
+from pgtorch.record.evaluator import Evaluator
 from pgtorch.record.folder import locked, new_run_folder, note_hash, note_resumption
 from pgtorch.record.metrics import History, MetricsWriter, read_record
 from pgtorch.record.trained_run import TrainedRun, read_config
-from pgtorch.record.trainer_state import put_trainer_state, require_finite_state, take_trainer_state
-from pgtorch.record.trust import require_trusted
+from pgtorch.record.trainer_state import (
+    find_not_finite,
+    put_trainer_state,
+    require_finite_state,
+    take_trainer_state,
+)
+from pgtorch.record.trust import import_allowed, require_trusted
 from pgtorch.trainer import Trainer
 
 
@@ -36,12 +45,33 @@ class TrainResult(TrainedRun):
     run_dir: Path  # the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures
     num_updates: int
     num_env_steps: int
-    summary: dict[str, float]  # `History.summary`, and the mean return of the last 100 episodes: `recent_return`
+    reached_target: bool  # `target_return`, in training and in an evaluation of this policy
+    summary: dict[str, float]
+    """`History.summary`; the mean return of the last episodes of training, at most 100, as `recent_return`, and their
+    number, `recent_episodes`. If there were evaluations, those of the best policy: `best_update`,
+    `best_return_greedy`, `best_return_sampled`. `load_run(run_dir, which="best")` loads it."""
     hash: str  # of metrics and parameters: the same seed on the same kind of machine gives the same hash
 
 
+class Callback(Protocol):
+    """What `train` and `resume` call after each update: any function, or object with `__call__`, of two arguments.
+
+    It may log, draw and measure. It is called in the run's own process, once per update, in order, before the update's
+    checkpoint is saved. It must not change the policy or draw from the global random streams: the run would no longer
+    be reproducible. An error that it raises ends the run, and is raised by `train`; the run can be resumed from its
+    last checkpoint. To end a run early and save it, use `should_stop`.
+    """
+
+    def __call__(self, update: int, figures: Mapping[str, float], /) -> None:
+        """Take notice of an update.
+
+        Args:
+            update: Its number, from 1; in a resumed run, from the first one after the checkpoint.
+            figures: What `metrics.jsonl` says of it, by tag; `pgtorch.record.metrics.TAGS` explains them.
+        """
+
+
 Update = Callable[[], dict[str, float]]
-Callback = Callable[[int, Mapping[str, float]], None]
 
 
 def train(
@@ -55,8 +85,9 @@ def train(
     Args:
         config: Settings; None is the lesson.
         policy: What to train; None makes the policy that the settings name.
-        callback: Called after each update with its number and its figures by tag, for a progress bar for instance.
-        should_stop: Called after each update. Once it returns True, the run is saved and ends; it can be resumed later.
+        callback: Called after each update, for a progress bar for instance.
+        should_stop: Called after each update, and while an evaluation or a worker takes its time. Once it returns True,
+            the run is saved and ends; it can be resumed later.
 
     Returns:
         The policy and the folder of its run.
@@ -64,7 +95,8 @@ def train(
     Raises:
         SetupError: If environment, policy, settings and folder do not fit together; nothing has been written.
         GradientMismatchError: If autograd's gradient is not the manual one.
-        NonFiniteError: If an observation, a reward or a gradient is not finite.
+        NonFiniteError: If an observation, a reward, a gradient or a figure is not finite. Notes name the first tensor
+            that is not, the update, and the last checkpoint.
         ContractError: If the environment violates its spaces.
         CheckpointError: If a checkpoint cannot be written.
     """
@@ -75,10 +107,11 @@ def train(
             stack.enter_context(_as_found(config))
             trainer = stack.enter_context(closing(Trainer(config, policy)))
             update = _updater(trainer)
+            evaluator = stack.enter_context(closing(Evaluator(trainer, should_stop=should_stop)))
             folder = stack.enter_context(new_run_folder(config))
         writer = stack.enter_context(MetricsWriter(folder))
         writer.begin(config, trainer.policy.figures())
-        return _run(trainer, update, folder, writer, callback, should_stop)
+        return _run(trainer, update, evaluator, folder, writer, callback, should_stop)
 
 
 def resume(
@@ -94,13 +127,14 @@ def resume(
 
     Args:
         run_dir: The run's folder.
-        num_updates: New number of updates. If the learning rate decays, the rest of the run then differs.
+        num_updates: New number of updates. If the learning rate decays, the rest of the run then differs. A run that
+            has reached its target continues without one, and a warning says so, unless `target_return` is given too.
         target_return: New target return. None keeps the run's own.
         policy: For your own policy: an instance of its class, whose parameters are replaced.
         callback: As for `train`.
         should_stop: As for `train`.
-        allow_import: Modules that the folder's settings may import, besides those already installed or imported: an
-            environment's `module:Id` runs that module's code.
+        allow_import: Modules to import first, even if they are not installed: an environment's `module:Id` runs that
+            module's code, and a module may register the environment.
 
     Returns:
         As for `train`.
@@ -114,20 +148,25 @@ def resume(
     asked = {"num_updates": num_updates, "target_return": target_return}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
 
-    def continued(path: Path, content: Mapping[str, Any]) -> tuple[Trainer, History]:
+    def continued(path: Path, content: Mapping[str, Any]) -> tuple[Trainer, History, Evaluator]:
         config = read_config(path, content)
         history = read_record(folder, content["record"])
         with _setting_up():
             require_trusted(config.env_id, folder, allow_import)
+            import_allowed(allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))
             trainer = Trainer(config, policy)
         try:
             put_trainer_state(trainer, content["trainer"])
+            with _setting_up():
+                evaluator = Evaluator(
+                    trainer, evaluated=history.evaluated, best=content["best"], should_stop=should_stop
+                )
         except BaseException:
             trainer.close()
             raise
-        return trainer, history
+        return trainer, history, evaluator
 
     with ExitStack() as stack:
         with _setting_up():
@@ -135,56 +174,75 @@ def resume(
             stack.enter_context(locked(folder))
         if not checkpoints(folder):
             raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}")
-        path, (trainer, history) = read_newest(folder, continued)
+        path, (trainer, history, evaluator) = read_newest(folder, continued)
         stack.enter_context(closing(trainer))
+        stack.enter_context(closing(evaluator))
         if trainer.num_updates > trainer.config.num_updates:
             raise SetupError(f"num_updates must be at least {trainer.num_updates}, the number done, got {num_updates}")
+        if target_return is None and num_updates is not None and evaluator.has_reached_target(history.last):
+            reached = f"the run has reached its target return, {trainer.config.target_return:g}"
+            warnings.warn(f"{reached}: it continues without one, to update {num_updates}", stacklevel=2)
+            trainer.config = replace(trainer.config, target_return=None)
         with _setting_up():
             update = _updater(trainer)
             remove_newer(path)
             note_resumption(folder, trainer.config)
         writer = stack.enter_context(MetricsWriter(folder, history))
-        return _run(trainer, update, folder, writer, callback, should_stop)
+        return _run(trainer, update, evaluator, folder, writer, callback, should_stop)
 
 
 def _run(
     trainer: Trainer,
     update: Update,
+    evaluator: Evaluator,
     folder: Path,
     writer: MetricsWriter,
     callback: Callback | None,
     should_stop: Callable[[], bool],
 ) -> TrainResult:
     config, saved = trainer.config, -1
+    figures = dict(writer.history.pending)  # of an update that was stopped in its evaluation; else empty
+    reached = not figures and evaluator.has_reached_target(writer.history.last)
 
     def save() -> int:
         require_finite_state(trainer)
-        record = writer.save()
+        record = writer.save(figures)
         state = take_trainer_state(trainer)
-        save_checkpoint(folder, trainer.num_updates, config=config.to_dict(), record=record, trainer=state)
-        return trainer.num_updates
+        number, settings = trainer.num_updates, config.to_dict()
+        save_checkpoint(folder, number, config=settings, record=record, trainer=state, best=evaluator.best)
+        return number
 
     if isinstance(trainer.env, StepTimeout):
         trainer.env.should_stop = should_stop
-    while trainer.num_updates < config.num_updates and not _has_reached_target(trainer) and not should_stop():
-        try:
-            figures = update()
-        except Interrupted:  # a worker hangs, and the run was asked to stop: save the last finished update
-            break
-        writer.write(trainer.num_updates, trainer.num_env_steps, figures)
-        if callback is not None:
-            callback(trainer.num_updates, figures)
-        if config.checkpoint_every and trainer.num_updates % config.checkpoint_every == 0:
-            saved = save()
-    if saved != trainer.num_updates:
-        save()
-    if config.pictures and (trainer.num_updates == config.num_updates or not should_stop()):
+    number = trainer.num_updates
+    try:
+        while figures or (trainer.num_updates < config.num_updates and not reached and not should_stop()):
+            number = trainer.num_updates + (not figures)
+            try:
+                figures = figures or update()
+                if evaluator.is_due():
+                    figures |= evaluator.evaluate()
+            except Interrupted:  # asked to stop while a worker hangs, or in an evaluation, which is repeated later
+                break
+            _require_finite(figures, number)
+            reached = evaluator.has_reached_target(figures)
+            writer.write(number, trainer.num_env_steps, figures)
+            if callback is not None:
+                callback(number, figures)
+            figures = {}
+            if config.checkpoint_every and number % config.checkpoint_every == 0:
+                saved = save()
+        if saved != trainer.num_updates:
+            save()
+    except Exception as error:
+        _note_what_is_not_finite(error, trainer, number, folder)
+        raise
+    if config.pictures and (reached or trainer.num_updates == config.num_updates or not should_stop()):
         for tag, picture in pictures.draw(folder, writer.history, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
     modules = {"policy": trainer.policy, "value_function": trainer.value_function}
     digest = writer.hash({name: module for name, module in modules.items() if module is not None})
     note_hash(folder, digest)
-    recent = trainer.collector.episodes.recent
     return TrainResult(
         config=config,
         policy=trainer.policy,
@@ -192,9 +250,33 @@ def _run(
         run_dir=folder,
         num_updates=trainer.num_updates,
         num_env_steps=trainer.num_env_steps,
-        summary=writer.history.summary() | ({"recent_return": sum(recent) / len(recent)} if recent else {}),
+        reached_target=reached,
+        summary=writer.history.summary() | _recent(trainer) | evaluator.summary(),
         hash=digest,
     )
+
+
+def _recent(trainer: Trainer) -> dict[str, float]:
+    """Mean return and number of the last episodes of training, for the summary; empty if none has ended."""
+    recent = trainer.collector.episodes.recent
+    return {"recent_return": sum(recent) / len(recent), "recent_episodes": len(recent)} if recent else {}
+
+
+def _require_finite(figures: Mapping[str, float], update: int) -> None:
+    for tag, value in figures.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"update {update}: {tag} must be finite, got {value}; is learning_rate too high?")
+
+
+def _note_what_is_not_finite(error: Exception, trainer: Trainer, update: int, folder: Path) -> None:
+    """Add to an error about numbers which tensor is not finite, in which update, and where to go back to."""
+    found = find_not_finite(trainer)
+    if not found and not isinstance(error, NonFiniteError):
+        return
+    if found and found not in str(error):
+        error.add_note(found)
+    newest = next(iter(checkpoints(folder)), "none yet")
+    error.add_note(f"in update {update}; last good checkpoint: {newest}")
 
 
 def _updater(trainer: Trainer) -> Update:
@@ -204,12 +286,6 @@ def _updater(trainer: Trainer) -> Update:
     from pgtorch.proof.twin import checked_update  # noqa: PLC0415 -- seldom needed
 
     return checked_update(trainer, trainer.config.check_update)
-
-
-def _has_reached_target(trainer: Trainer) -> bool:
-    """Whether the mean return of the last 100 episodes has reached the target, if there is one."""
-    target, recent = trainer.config.target_return, trainer.collector.episodes.recent
-    return target is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= target
 
 
 def _require_arguments(config: object, policy: object, callback: object) -> None:
@@ -238,7 +314,7 @@ def _setting_up() -> Iterator[None]:
     """Turn every error before the first step, in an environment's constructor for instance, into a `SetupError`."""
     try:
         yield
-    except SetupError:
+    except (SetupError, CheckpointError):
         raise
     except (Exception, SystemExit) as error:
         told = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError | gym.error.Error)

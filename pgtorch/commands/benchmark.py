@@ -131,7 +131,7 @@ def cartpole(seeds: range) -> Iterator[Measurement]:
 
 
 def cartpole_ours(seed: int) -> tuple[float, int | None, float]:
-    """Seconds of training, steps (None if it was not solved) and steps per second."""
+    """Seconds until a fresh evaluation confirms it, steps (None if it was not solved) and steps per second."""
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
             "CartPole-v1", seed=seed, target_return=SOLVED, run_dir=Path(folder) / "run", pictures=False
@@ -139,8 +139,7 @@ def cartpole_ours(seed: int) -> tuple[float, int | None, float]:
         start = time.perf_counter()
         result = train(config)
         seconds = time.perf_counter() - start
-    solved = result.num_updates < config.num_updates
-    return seconds, result.num_env_steps if solved else None, result.num_env_steps / seconds
+    return seconds, result.num_env_steps if result.reached_target else None, result.num_env_steps / seconds
 
 
 def _stable_baselines(work: str, seeds: range) -> Iterator[Measurement]:

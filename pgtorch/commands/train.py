@@ -24,7 +24,8 @@ from pgtorch.run import SetupError, TrainResult, resume, train
 
 REDRAW_SECONDS = 0.1
 SETUP_SECONDS = 3.0  # an environment may hang while it is made
-SETTLED = 500  # updates after which the last half no longer includes the way to the optimum
+SETTLED = 500  # updates before which nothing is said about how the bias moves
+HOVERS = 1.0  # largest `Curve.drift` of what hovers; of a straight line it is 1.7
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class Resume:
     """Folder of the run to continue."""
 
     num_updates: Annotated[int, at_least(1)] | None = None
-    """New number of updates. None keeps the run's own."""
+    """New number of updates. A run that has reached its target continues without one, unless --target-return gives
+    another. None keeps the run's own."""
 
     target_return: float | None = None
-    """Stop when the mean return of the last 100 episodes reaches this. None keeps the run's own."""
+    """New target return. None keeps the run's own."""
 
     allow_import: tuple[str, ...] = ()
-    """Modules to import if the run names them, even if they are not installed. Their code is executed."""
+    """Modules to import first, even if they are not installed: one may register the environment. Their code is
+    executed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(summary(result))
     if not progress.started:
         print("nothing left to do           raise --num-updates or --target-return to continue")
-    stopped = stop() and result.num_updates != bar.total
+    stopped = stop() and result.num_updates != bar.total and not result.reached_target
     if stopped:
         print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
     return 128 + stop.number if stopped else 0
@@ -181,16 +184,18 @@ def summary(result: TrainResult) -> str:
     figures = result.summary
     lines = []
     if "bias" in figures:
-        hovers = f"hovers around {figures['late_bias']:.1f}, " if result.num_updates >= SETTLED else ""
         lines = [
             f"bias                         {figures['bias']:8.3f}",
-            f"  mean over the last half    {figures['late_bias']:8.3f}   {hovers}"
+            f"  mean over the last half    {figures['late_bias']:8.3f}   {_movement(result)}"
             f"standard deviation {figures['late_bias_deviation']:.1f}",
             f"P(Norm | hunger 0.0)         {figures['p_norm_hunger_0']:8.2f}",
             f"P(Norm | hunger 1.0)         {figures['p_norm_hunger_1']:8.2f}",
         ]
     elif "recent_return" in figures:
-        lines = [f"mean return                  {figures['recent_return']:8.2f}   last 100 episodes"]
+        count = int(figures["recent_episodes"])
+        episodes = "the only training episode" if count == 1 else f"last {count} training episodes"
+        lines = [f"mean return                  {figures['recent_return']:8.2f}   {episodes}"]
+    lines += _evaluation(result)
     lines.append(f"environment steps            {result.num_env_steps:8,}   in {result.num_updates:,} updates")
     if "largest_gradient_difference" in figures:
         difference = figures["largest_gradient_difference"]
@@ -200,3 +205,32 @@ def summary(result: TrainResult) -> str:
     lines.append(f"hash                         {result.hash[:16]}   of metrics and parameters")
     lines.append(f"see it                       tensorboard --logdir {printable(shown)}")
     return "\n".join(lines)
+
+
+def _movement(result: TrainResult) -> str:
+    """Whether the bias hovers: whether the two halves of the last half agree within its deviation."""
+    if result.num_updates < SETTLED:
+        return ""
+    hovers = result.summary["late_bias_drift"] < HOVERS
+    return f"hovers around {result.summary['late_bias']:.1f}, " if hovers else "still moves, "
+
+
+def _evaluation(result: TrainResult) -> list[str]:
+    """The last evaluation, whether it confirms the target, and the best one."""
+    figures, target, lines = result.summary, result.config.target_return, []
+    if "evaluation_update" in figures:
+        count = result.config.evaluation_episodes
+        lines = [
+            f"evaluation, greedy           {figures['evaluation_return_greedy']:8.2f}   "
+            f"{count:,} fresh episodes each way, after update {figures['evaluation_update']:,}",
+            f"evaluation, sampled          {figures['evaluation_return_sampled']:8.2f}",
+        ]
+        if figures["best_update"] != figures["evaluation_update"]:
+            lines.append(
+                f"best evaluation              {figures['best_return_greedy']:8.2f}   "
+                f"greedy, {figures['best_return_sampled']:.2f} sampled, after update {figures['best_update']:,}"
+            )
+    if target is not None:
+        reached = "reached, in training and in the evaluation" if result.reached_target else "not reached"
+        lines.append(f"target return                {target:8.2f}   {reached}")
+    return lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -60,6 +61,30 @@ def seed_spaces(env: Any, seed: int) -> None:
         env: A `gymnasium.Env` or `gymnasium.vector.VectorEnv`. What it wraps and steps is included.
         seed: Of the first space; the others get the numbers after it.
     """
+    for offset, space in enumerate(_spaces_in(env)):
+        space.seed((seed + offset) % 2**31)
+
+
+@contextmanager
+def spaces_unchanged(env: Any) -> Iterator[None]:
+    """Restore the generators of an environment's spaces at the end: several environments may share a class's spaces."""
+    found = _spaces_in(env)
+    for space in found:  # its parts are appended, and visited too
+        parts = getattr(space, "spaces", ())
+        found += parts.values() if isinstance(parts, dict) else parts
+    before = [(space, space._np_random) for space in found]
+    states = [None if generator is None else generator.bit_generator.state for _, generator in before]
+    try:
+        yield
+    finally:
+        for (space, generator), state in zip(before, states, strict=True):
+            space._np_random = generator
+            if generator is not None and state is not None:
+                generator.bit_generator.state = state
+
+
+def _spaces_in(env: Any) -> list[gym.Space[Any]]:
+    """All spaces in an environment, once each; what it wraps and steps is included."""
     found: dict[int, gym.Space[Any]] = {}
     pending = [env]
     for layer in pending:
@@ -68,8 +93,7 @@ def seed_spaces(env: Any, seed: int) -> None:
             held |= namespace
         found |= {id(space): space for space in held.values() if isinstance(space, gym.Space)}
         pending += [inner for inner in (held.get("env"), *(held.get("envs") or ())) if inner is not None]
-    for offset, space in enumerate(found.values()):
-        space.seed((seed + offset) % 2**31)
+    return list(found.values())
 
 
 def clipper(space: gym.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:

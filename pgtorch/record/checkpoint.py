@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 HEADER = f"pgtorch checkpoint {FORMAT}\n".encode()
 KEPT = 2
-PARTS = ("config", "record", "trainer")
+PARTS = ("config", "record", "trainer", "best")
 LONGEST_LIST = 100  # the returns of the last episodes
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
@@ -41,7 +41,13 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    folder: Path, number: int, *, config: Mapping[str, Any], record: Mapping[str, Any], trainer: Mapping[str, Any]
+    folder: Path,
+    number: int,
+    *,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    best: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint; the older ones stay intact until it is in place.
 
@@ -51,6 +57,7 @@ def save_checkpoint(
         config: The settings. This and the following are nested dicts, lists, numbers, strings and tensors.
         record: What the run has written so far, from `MetricsWriter.save`.
         trainer: The state of the trainer.
+        best: The best policy so far, from `Evaluator.best`; empty or None if none was evaluated.
 
     Returns:
         The file.
@@ -61,7 +68,8 @@ def save_checkpoint(
     path = folder / f"checkpoint-{number:09d}.pt"
     require_finite(trainer, f"{path}: trainer")
     payload = io.BytesIO()
-    torch.save({"number": number, "config": config, "record": record, "trainer": trainer}, payload)
+    content = {"number": number, "config": config, "record": record, "trainer": trainer, "best": best or {}}
+    torch.save(content, payload)
     temporary = folder / f".{path.name}.tmp"
     try:
         with temporary.open("wb") as file:
@@ -95,7 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        `config`, `record` and `trainer`, each a dict.
+        `config`, `record`, `trainer` and `best`, each a dict.
 
     Raises:
         CheckpointError: If it is missing, damaged, of another format, a copy under another number, or holds anything

@@ -28,13 +28,13 @@ def evaluate(run: TrainedRun, episodes: int = 100, *, seed: int = 1_000_000, max
         max_steps: Steps after which an episode is cut off, at least 1.
 
     Returns:
-        `env_id`, `episodes`; `sampled` and `greedy`, each with `mean_return` and its 95 % `interval`; and `figures`,
-        from `Policy.figures`.
+        `env_id`, `num_updates` of the policy, `episodes`; `sampled` and `greedy`, each with `mean_return` and its 95 %
+        `interval`; and `figures`, from `Policy.figures`.
 
     Raises:
         ValueError: If `episodes` or `max_steps` is out of range.
     """
-    found: dict[str, Any] = {"env_id": run.config.env_id, "episodes": episodes}
+    found: dict[str, Any] = {"env_id": run.config.env_id, "num_updates": run.num_updates, "episodes": episodes}
     for name, greedy in (("sampled", False), ("greedy", True)):
         returns = play_episodes(run, episodes, greedy=greedy, seed=seed, max_steps=max_steps)
         found[name] = {"mean_return": float(returns.mean()), "interval": bootstrap_interval(returns)}

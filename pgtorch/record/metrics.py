@@ -41,15 +41,19 @@ TAGS = {
     "update/relative_difference": "Between the update and a second implementation of it. Above 1e-6 the run stops.",
     "rollout/episode_return": "Mean sum of rewards of the episodes that ended in this update.",
     "rollout/episode_length": "Mean number of steps of the episodes that ended in this update.",
+    "evaluation/return_greedy": "Mean return of fresh episodes with the likeliest actions, on updates that evaluate.",
+    "evaluation/return_sampled": "The same with drawn actions.",
     "loss/policy_gradient": "-mean(log pi * multiplier). Not a measure of progress: only its gradient means anything.",
     "loss/value": "Mean squared error of the value function.",
     "time/env_steps_per_second": "Environment steps per second of wall clock since training began. TensorBoard only.",
 }
 
+GREEDY, SAMPLED = "evaluation/return_greedy", "evaluation/return_sampled"
 CURVES = ("policy/bias", "gradient/autograd", "gradient/manual", "rollout/episode_return")  # what pictures show
 LINES = "metrics.jsonl"
 FLUSH_SECONDS = 1.0
 MOST_POINTS = 4096  # of a curve, an even number; a picture cannot show more
+_RECORD = ("sizes", "sha256", "start", "pending")
 _EVENTS = re.compile(r"events\.out\.tfevents\.[^/]+" + re.escape(SUFFIX))
 
 
@@ -98,6 +102,20 @@ class Curve:
         mean = (self._total - start.total) / count
         return mean, max((self._squares - start.squares) / count - mean * mean, 0.0) ** 0.5
 
+    def drift(self) -> float:
+        """How far the mean moves from the third quarter to the last, in standard deviations of the last half.
+
+        It is 1.7 for a straight line, however steep, and near 0 for values that hover. 0 if there are too few.
+        """
+        half, last = (
+            next(point for point in self.points if point.position >= self.count * part // 4) for part in (2, 3)
+        )
+        deviation = self.late()[1]
+        if last.position == half.position or not deviation:
+            return 0.0
+        before = (last.total - half.total) / (last.position - half.position)
+        return abs((self._total - last.total) / (self.count - last.position) - before) / deviation
+
     def running_mean(self, window: int) -> tuple[int, list[float]]:
         """For each point, the mean of the values up to it.
 
@@ -120,6 +138,9 @@ class History:
     Attributes:
         start: `Policy.figures` before the first update.
         last: The figures of the last update.
+        evaluated: The number of the last update that was evaluated; 0 if none was.
+        evaluation: Its evaluation, by tag.
+        pending: The figures of an update that is not in the files yet, since its evaluation was interrupted.
         num_updates: Updates so far.
         env_steps: Environment steps so far.
         curves: The curves that pictures show, by tag; only those with a value.
@@ -128,9 +149,17 @@ class History:
         sizes: Of the files in bytes, by name, if the history was read back; anything beyond is cut off.
     """
 
-    def __init__(self, start: Mapping[str, float] | None = None, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        start: Mapping[str, float] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        pending: Mapping[str, float] | None = None,
+    ) -> None:
         self.start: Mapping[str, float] = start or {}
+        self.pending: Mapping[str, float] = pending or {}
         self.last: Mapping[str, float] = {}
+        self.evaluated = 0
+        self.evaluation: Mapping[str, float] = {}
         self.num_updates = self.env_steps = 0
         self.curves: dict[str, Curve] = {}
         self.largest_difference: float | None = None
@@ -145,6 +174,8 @@ class History:
                 if tag not in self.curves:
                     self.curves[tag] = Curve()
                 self.curves[tag].add(update, env_steps, figures[tag])
+        if GREEDY in figures:
+            self.evaluated, self.evaluation = update, {tag: figures[tag] for tag in (GREEDY, SAMPLED)}
         if DIFFERENCE in figures and figures[DIFFERENCE] >= (self.largest_difference or 0.0):
             self.largest_difference = figures[DIFFERENCE]
 
@@ -153,14 +184,19 @@ class History:
 
         Returns:
             For the lesson: the last `bias`; over the last half of the updates its mean `late_bias` and standard
-            deviation `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. If gradients were compared,
-            `largest_gradient_difference`.
+            deviation `late_bias_deviation`, and from `Curve.drift` its `late_bias_drift`; `p_norm_hunger_0` and
+            `p_norm_hunger_1`. If gradients were compared, `largest_gradient_difference`. If the policy was evaluated,
+            from the last evaluation `evaluation_update`, `evaluation_return_greedy` and `evaluation_return_sampled`.
         """
         summary = {name: self.last[tag] for name, tag in _LAST.items() if tag in self.last}
         if "policy/bias" in self.curves:
             summary["late_bias"], summary["late_bias_deviation"] = self.curves["policy/bias"].late()
+            summary["late_bias_drift"] = self.curves["policy/bias"].drift()
         if self.largest_difference is not None:
             summary["largest_gradient_difference"] = self.largest_difference
+        if self.evaluated:
+            summary["evaluation_update"] = self.evaluated
+            summary |= {tag.replace("/", "_"): value for tag, value in self.evaluation.items()}
         return summary
 
 
@@ -256,8 +292,11 @@ class MetricsWriter:
             self._events.flush()
         self._flushed = time.time()
 
-    def save(self) -> dict[str, Any]:
+    def save(self, pending: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Make everything written so far survive a power cut.
+
+        Args:
+            pending: The figures of an update that has not been written, since its evaluation was interrupted.
 
         Returns:
             What a checkpoint keeps of the files, for `read_record`.
@@ -268,7 +307,8 @@ class MetricsWriter:
         with naming(self._folder):
             self._events.flush_to_disk()
         sizes = {path.name: path.stat().st_size for path in [self._folder / LINES, *_event_files(self._folder)]}
-        return {"sizes": sizes, "sha256": self._history.digest.hexdigest(), "start": dict(self._history.start)}
+        digest, start = self._history.digest.hexdigest(), dict(self._history.start)
+        return {"sizes": sizes, "sha256": digest, "start": start, "pending": dict(pending or {})}
 
     @property
     def history(self) -> History:
@@ -319,11 +359,14 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> History:
     Raises:
         CheckpointError: If `metrics.jsonl` does not hold, bit for bit, what it held then, or an event file is shorter.
     """
-    sizes, digest, start = (record.get(name) for name in ("sizes", "sha256", "start"))
-    if record.keys() != {"sizes", "sha256", "start"} or not isinstance(sizes, dict) or LINES not in sizes:
-        raise CheckpointError(f"record must hold sizes, with that of {LINES}, sha256 and start, got {record!r:.200}")
-    if not isinstance(start, dict) or not all(type(value) is float for value in start.values()):
-        raise CheckpointError(f"record.start must be numbers by tag, got {start!r:.100}")
+    sizes, digest, start, pending = (record.get(name) for name in _RECORD)
+    if record.keys() != set(_RECORD) or not isinstance(sizes, dict) or LINES not in sizes:
+        raise CheckpointError(
+            f"record must hold sizes, with that of {LINES}, sha256, start and pending, got {record!r:.200}"
+        )
+    for name, numbers in (("start", start), ("pending", pending)):
+        if not isinstance(numbers, dict) or not all(type(value) in (float, int) for value in numbers.values()):
+            raise CheckpointError(f"record.{name} must be numbers by tag, got {numbers!r:.100}")
     for name, size in sizes.items():
         if type(size) is not int or size < 0 or not (name == LINES or _EVENTS.fullmatch(str(name))):
             raise CheckpointError(f"record.sizes must be bytes by name of a file, got {name!r:.50}: {size!r:.50}")
@@ -331,7 +374,7 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> History:
         found = path.stat().st_size if path.is_file() else 0
         if found < size and (name == LINES or path.exists()):
             raise CheckpointError(f"{path} must hold at least the {size} bytes of the checkpoint, got {found}")
-    history = History(start, sizes)
+    history = History(start, sizes, pending)
     for line in _first_lines(folder / LINES, sizes[LINES]):
         history.digest.update(line)
     if history.digest.hexdigest() != digest:

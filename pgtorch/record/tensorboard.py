@@ -24,7 +24,7 @@ CHARTS = {
     "P(Norm) when not hungry, halfway, very hungry": [r"policy/p_norm/hunger_.*"],
     "The gradient: by autograd, and by hand": ["gradient/autograd", "gradient/manual"],
     "Their difference": ["gradient/absolute_difference"],
-    "Return of an episode": ["rollout/episode_return"],
+    "Return of an episode": ["rollout/episode_return", "evaluation/return_.*"],
 }
 HYPERPARAMETERS = ("env_id", "learning_rate", "num_envs", "num_steps", "seed")  # and those that are not the default
 OUTCOMES = ("rollout/episode_return", "policy/bias")  # shown beside the hyperparameters, to compare runs

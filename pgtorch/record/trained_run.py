@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,7 @@ from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
 from pgtorch.record.folder import require_no_links
 from pgtorch.record.metrics import check_record
 from pgtorch.record.trainer_state import class_of
-from pgtorch.record.trust import require_trusted
+from pgtorch.record.trust import import_allowed, require_trusted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,14 @@ class TrainedRun:
     """A trained policy with its settings and its normalizer, whose statistics no longer change.
 
     Attributes:
+        num_updates: Updates that the policy has learned from.
         generator: What `predict` draws from by default.
     """
 
     config: TrainConfig
     policy: Policy
     normalize_observation: ObservationNormalizer | None = None
+    num_updates: int = 0
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0), repr=False, compare=False)
 
     def predict(self, observation: Any, deterministic: bool = True, generator: Generator | None = None) -> Any:
@@ -79,21 +81,36 @@ class TrainedRun:
         return flattener(observation_space), clipper(action_space)
 
 
-def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import: Collection[str] = ()) -> TrainedRun:
+class NoBestError(CheckpointError):
+    """The best policy of a run is asked for, and no policy of it was evaluated."""
+
+
+def load_run(
+    run_dir: Path | str,
+    policy: Policy | None = None,
+    *,
+    which: Literal["last", "best"] = "last",
+    allow_import: Collection[str] = (),
+) -> TrainedRun:
     """Load the policy of a run from its newest checkpoint.
 
     Args:
         run_dir: The folder of the run.
         policy: For your own policy that no setting names: an instance of its class, whose parameters are replaced.
-        allow_import: Modules that may be imported even if they are neither installed nor imported yet.
+        which: The last policy, or the best one by evaluation, as of that checkpoint.
+        allow_import: Modules to import first, even if they are not installed: they may register the environment.
 
     Returns:
         The policy, its settings and its normalizer.
 
     Raises:
-        CheckpointError: If there is no checkpoint, it is damaged, or its environment or policy cannot be created.
+        CheckpointError: If there is no checkpoint, it is damaged, its environment or policy cannot be created, or the
+            best policy is asked for and none was evaluated (`NoBestError`).
         UntrustedModuleError: If the run names an untrusted module.
+        ValueError: If `which` is something else.
     """
+    if which not in ("last", "best"):
+        raise ValueError(f"which must be 'last' or 'best', got {which!r}")
     folder = Path(run_dir)
     try:
         require_no_links(folder)
@@ -109,9 +126,15 @@ def load_run(run_dir: Path | str, policy: Policy | None = None, *, allow_import:
     config = read_config(path, content)
     for name in (config.env_id, config.policy):
         require_trusted(name, folder, allow_import)
+    import_allowed(allow_import)
+    state = content["best" if which == "best" else "trainer"]
+    if which == "best" and not state:
+        raise NoBestError(f"{path} holds no best policy: none was evaluated (evaluate_every, target_return)")
     run = TrainedRun(config=config, policy=_make_policy(path, config) if policy is None else policy)
     try:
-        saved, collector = content["trainer"]["policy"], content["trainer"]["collector"]
+        saved, collector = state["policy"], state["collector"]
+        require_like(state["num_updates"], 0, f"{path}: num_updates")
+        run = replace(run, num_updates=state["num_updates"])
         if class_of(run.policy) != saved["class"]:
             raise CheckpointError(f"{path}: the policy is a {saved['class']}, which only you can create: pass one")
         require_like(saved["parameters"], dict(run.policy.state_dict()), f"{path}: trainer.policy.parameters")
@@ -157,6 +180,8 @@ def _make_policy(path: Path, config: TrainConfig) -> Policy:
             return make_policy(config.policy, *spaces, config.hidden_sizes, config.activation)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
         reason = f"{type(error).__name__} {error}"
+        if isinstance(error, gym.error.UnregisteredEnv):
+            reason += " If a module of yours registers it, import it first, or name it with --allow-import"
         raise CheckpointError(f"{path}: its environment or policy cannot be created: {reason}") from error
 
 

@@ -89,14 +89,48 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def require_finite_state(trainer: Trainer) -> None:
-    """Raise `NonFiniteError` if a parameter, or the state of an optimizer, is not finite."""
-    for name, optimizer in trainer.optimizers.items():
-        for tensor in (*optimizer.parameters, *optimizer.state_dict().values()):
+    """Raise `NonFiniteError` if a parameter, a buffer, or the state of an optimizer is not finite."""
+    found = find_not_finite(trainer, gradients=False)
+    if found:
+        raise NonFiniteError(
+            f"update {trainer.num_updates}, step {trainer.num_env_steps}: {found}; is learning_rate too high?"
+        )
+
+
+def find_not_finite(trainer: Trainer, *, gradients: bool = True) -> str:
+    """The first tensor that is not finite, in words; an empty string if all are.
+
+    Args:
+        trainer: Parameters and buffers of its networks are searched, then gradients, then the state of the optimizers.
+        gradients: Search these too; one whose norm is too large for its dtype counts.
+    """
+    networks = {name: getattr(trainer, "value_function" if name == "value" else name) for name in trainer.optimizers}
+    for name, network in networks.items():
+        for key, tensor in network.state_dict().items():
             if not tensor.isfinite().all():
-                raise NonFiniteError(
-                    f"update {trainer.num_updates}, step {trainer.num_env_steps}: the {name}'s parameters must be "
-                    f"finite, got {tensor[~tensor.isfinite()].flatten()[0].item()}; is learning_rate too high?"
+                return f"{name} {key} must be finite, got {_first_not_finite(tensor)}"
+    for name, network in networks.items() if gradients else ():
+        for key, parameter in network.named_parameters():
+            if parameter.grad is not None and not torch.linalg.vector_norm(parameter.grad).isfinite():
+                return f"gradient of {name} {key} must be finite, got {_first_not_finite(parameter.grad)}"
+    for name, optimizer in trainer.optimizers.items():
+        keys = [key for key, _ in networks[name].named_parameters()]
+        for slot, tensor in optimizer.state_dict().items():
+            if not tensor.isfinite().all():
+                kind, _, index = slot.rpartition(".")
+                return (
+                    f"optimizer's {kind} of {name} {keys[int(index)]} must be finite, got {_first_not_finite(tensor)}"
                 )
+    return ""
+
+
+def _first_not_finite(tensor: Tensor) -> str:
+    """The first value that is not finite, with its index; or that the norm is not."""
+    where = (~tensor.isfinite()).nonzero()
+    if not len(where):
+        return f"norm {torch.linalg.vector_norm(tensor).item()}"
+    index = where[0].tolist()
+    return f"{tensor[tuple(index)].item()}" + (f" at index {index}" if index else "")
 
 
 def class_of(module: nn.Module) -> str:

@@ -9,6 +9,8 @@ from importlib.machinery import PathFinder
 from importlib.metadata import distributions
 from pathlib import Path
 
+from pgtorch.environment.build import import_named
+
 
 class UntrustedModuleError(ImportError):
     """A run's folder names a module that is not trusted; it was not imported."""
@@ -35,6 +37,16 @@ def require_trusted(name: str, folder: Path, allow_import: Collection[str] = ())
             f"{str(folder)!r} names the module {module!r}, which is not installed and not imported: to run its code, "
             f"import it first, or allow it with --allow-import {module} (allow_import=[{module!r}])"
         )
+
+
+def import_allowed(allow_import: Collection[str]) -> None:
+    """Import the modules that the caller allows: one of them may register the environment of the run.
+
+    Raises:
+        ImportError: If there is no such module. The module itself may raise anything.
+    """
+    for module in allow_import:
+        import_named(module)
 
 
 def _is_installed(module: str, folder: Path) -> bool:

@@ -30,6 +30,57 @@ def test_the_lesson_in_the_terminal(run_script, tmp_path):
     assert (run / "bias.png").exists()
 
 
+@pytest.mark.parametrize(("rate", "words"), [(1.0, "hovers around -10"), (0.1, "still moves, standard deviation")])
+def test_a_bias_that_still_moves_is_not_said_to_hover(tmp_path, rate, words):
+    """At a tenth of the rate it is at about -9 after 2,000 updates, and on its way; measured over 12 seeds."""
+    _, out, _ = call("train", "--learning-rate", rate, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
+    assert words in out
+    assert ("hovers" in out) == (rate == 1.0)
+
+
+def test_too_short_a_run_says_nothing_about_how_the_bias_moves(tmp_path):
+    _, out, _ = call("train", "--num-updates", 100, "--run-dir", "run", "--no-pictures", cwd=tmp_path)
+    assert re.search(r"mean over the last half +-\d\.\d+   standard deviation", out)
+
+
+CARTS = ["--env-id", "CartPole-v1", "--num-envs", "2", "--num-steps", "64", "--no-pictures", "--run-dir", "run"]
+
+
+def test_the_mean_return_says_how_many_episodes_it_covers(tmp_path):
+    """Not 'last 100 episodes' of fewer."""
+    _, out, _ = call("train", *CARTS, "--num-updates", 3, cwd=tmp_path)
+    count = int(re.search(r"mean return +[\d.]+   last (\d+) training episodes", out)[1])
+    lines = read_metrics(tmp_path / "run")
+    played = sum(128 / line["rollout/episode_length"] for line in lines)
+    assert 0.7 * played - 3 < count < played + 3 < 100
+
+
+def test_the_evaluation_that_decided_is_shown(tmp_path):
+    flags = "--num-updates 400 --no-pictures --run-dir run --target-return 0.3"
+    _, out, _ = call("train", *flags.split(), cwd=tmp_path)
+    line = read_metrics(tmp_path / "run")[-1]
+    greedy, sampled = line["evaluation/return_greedy"], line["evaluation/return_sampled"]
+    assert re.search(
+        rf"evaluation, greedy +{greedy:.2f}   100 fresh episodes each way, after update {line['update']}\n", out
+    )
+    assert re.search(rf"evaluation, sampled +{sampled:.2f}\n", out)
+    assert re.search(r"target return +0\.30   reached, in training and in the evaluation\n", out)
+    _, out, _ = call("train", "--resume", "run", cwd=tmp_path)
+    assert "nothing left to do" in out
+    with pytest.warns(UserWarning, match="continues without one, to update 500"):
+        _, out, _ = call("train", "--resume", "run", "--num-updates", 500, cwd=tmp_path)
+    assert "in 500 updates" in out
+    assert "target return" not in out
+
+
+def test_a_target_that_is_not_reached_is_said(tmp_path):
+    _, out, _ = call("train", *CARTS, "--num-updates", 4, "--target-return", 475, "--evaluate-every", 2, cwd=tmp_path)
+    assert re.search(r"target return +475\.00   not reached\n", out)
+    summary = {line["update"]: line["evaluation/return_greedy"] for line in read_metrics(tmp_path / "run")[1::2]}
+    if max(summary.values()) != summary[4]:
+        assert re.search(r"best evaluation +[\d.]+   greedy, [\d.]+ sampled, after update 2", out)
+
+
 def test_flags_set_the_run(run_script, tmp_path):
     flags = "--num-updates 30 --num-envs 2 --num-steps 3 --learning-rate 0.5 --seed 4 --run-dir here --no-pictures"
     done = run_script("train.py", *flags.split(), "--env-kwargs", '{"reward_scale": 3}', cwd=tmp_path)

@@ -57,7 +57,7 @@ def test_the_two_newest_are_kept(tmp_path):
     for number in range(5):
         path = save(tmp_path, number, number=number)
         assert checkpoints(tmp_path)[0] == path
-        assert read_newest(tmp_path) == (path, {"config": {}, "record": {}, "trainer": {"number": number}})
+        assert read_newest(tmp_path) == (path, {"config": {}, "record": {}, "trainer": {"number": number}, "best": {}})
     assert sorted(files(tmp_path)) == ["checkpoint-000000003.pt", "checkpoint-000000004.pt"]
 
 
@@ -319,7 +319,7 @@ def test_every_bit_of_the_header_and_the_end(tmp_path, small):
         ),
         (
             b"pgtorch checkpoint 1\n" + bytes(99),
-            r"must begin with b'pgtorch checkpoint 2\\n', got b'pgtorch checkpoint 1",
+            rf"must begin with b'pgtorch checkpoint {FORMAT}\\n', got b'pgtorch checkpoint 1",
         ),
         (b"", "must begin with"),
         (b"nonsense", "must begin with"),
@@ -341,16 +341,16 @@ def test_a_missing_file_is_reported(tmp_path):
         read_checkpoint(tmp_path / "nowhere.pt")
 
 
-GOOD = {"number": 1, "config": {}, "record": {}, "trainer": {}}
+GOOD = {"number": 1, "config": {}, "record": {}, "trainer": {}, "best": {}}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "must hold number, config, record, trainer, got 'list'"),
-        ("text", "must hold number, config, record, trainer, got 'str'"),
-        ({**GOOD, "format": True}, "must hold number, config, record, trainer, got .*format"),
-        ({**GOOD, 7: 1}, "must hold number, config, record, trainer, got .*7"),
+        ([1, 2], "must hold number, config, record, trainer, best, got 'list'"),
+        ("text", "must hold number, config, record, trainer, best, got 'str'"),
+        ({**GOOD, "format": True}, "must hold number, config, record, trainer, best, got .*format"),
+        ({**GOOD, 7: 1}, "must hold number, config, record, trainer, best, got .*7"),
         ({key: value for key, value in GOOD.items() if key != "record"}, "must hold number, config, record, trainer"),
         ({**GOOD, "number": True}, "must hold the update that its name says, got update True"),
         ({**GOOD, "number": 2}, "must hold the update that its name says, got update 2"),
@@ -358,6 +358,7 @@ GOOD = {"number": 1, "config": {}, "record": {}, "trainer": {}}
         ({**GOOD, "config": 3}, "config must be a dict, got int"),
         ({**GOOD, "record": []}, "record must be a dict, got list"),
         ({**GOOD, "trainer": None}, "trainer must be a dict, got NoneType"),
+        ({**GOOD, "best": 2}, "best must be a dict, got int"),
     ],
     ids=str,
 )

@@ -10,11 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALA
 
 from pgtorch import BiasPolicy, CheckpointError, TrainConfig, train
 from pgtorch.record import metrics
-from pgtorch.record.metrics import TAGS, History, MetricsWriter, read_metrics, read_record
+from pgtorch.record.metrics import GREEDY, SAMPLED, TAGS, History, MetricsWriter, read_metrics, read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's reader
 
 LINES = "metrics.jsonl"
+ELSEWHERE = {"loss/value", GREEDY, SAMPLED}  # the lesson has no value function; for evaluations see test_evaluator
 
 
 def events(folder):
@@ -45,7 +46,7 @@ def run(tmp_path_factory):
 def test_tensorboard_and_jsonl_hold_the_same(run):
     lines, accumulated = read_metrics(run), events(run)
     assert [line["update"] for line in lines] == list(range(1, 301))
-    for tag in set(TAGS) - {"loss/value", "time/env_steps_per_second"}:
+    for tag in set(TAGS) - {*ELSEWHERE, "time/env_steps_per_second"}:
         scalars = accumulated.Scalars(tag)
         assert [scalar.step for scalar in scalars] == [line["env_steps"] for line in lines], tag
         assert [scalar.value for scalar in scalars] == [torch.tensor(line[tag]).item() for line in lines], tag
@@ -54,7 +55,7 @@ def test_tensorboard_and_jsonl_hold_the_same(run):
 def test_every_tag_is_explained_and_moves(run):
     accumulated = events(run)
     tags = set(accumulated.Tags()["scalars"])
-    assert tags == set(TAGS) - {"loss/value"}  # the lesson has no value function
+    assert tags == set(TAGS) - ELSEWHERE
     still = {  # 0 and 1 in the lesson; see below
         "gradient/absolute_difference",
         "gradient/difference_in_units_of_u_c",
@@ -232,6 +233,8 @@ FORGED = [
     {"sha256": "0" * 64},
     {"start": []},
     {"start": {"policy/bias": "x"}},
+    {"pending": None},
+    {"pending": {"policy/bias": True}},
     {"extra": 1},
 ]
 
@@ -274,6 +277,7 @@ def test_the_summary_is_of_the_last_line_and_of_the_last_half():
         "bias": 4.0,
         "late_bias": 3.0,
         "late_bias_deviation": pytest.approx((2 / 3) ** 0.5),
+        "late_bias_drift": pytest.approx(1.5 / (2 / 3) ** 0.5),  # from 2 to the mean of 3 and 4
         "p_norm_hunger_0": 0.4,
         "p_norm_hunger_1": 0.8,
         "largest_gradient_difference": pytest.approx(0.15),
@@ -321,6 +325,19 @@ def test_rare_values_are_not_lost():
 def test_a_constant_bias_has_no_deviation():
     mean, deviation = history_of([0.1] * 1001).curves["policy/bias"].late()
     assert (mean, deviation) == (pytest.approx(0.1), pytest.approx(0, abs=1e-6))
+
+
+@pytest.mark.parametrize("length", [40, 100, 5000])
+def test_a_straight_line_drifts_and_what_swings_does_not(length):
+    line, swing = [0.1 * i for i in range(length)], [(-1.0) ** i for i in range(length)]
+    assert history_of(line).curves["policy/bias"].drift() == pytest.approx(3**0.5, rel=0.1)
+    assert history_of(swing).curves["policy/bias"].drift() < 0.1
+    assert history_of([2.0] * length).curves["policy/bias"].drift() == 0.0
+
+
+def test_of_two_values_no_drift_is_known():
+    assert history_of([1.0, 5.0]).curves["policy/bias"].drift() >= 0.0
+    assert history_of([1.0]).curves["policy/bias"].drift() == 0.0
 
 
 def test_memory_does_not_grow_with_the_run(monkeypatch):

@@ -14,7 +14,7 @@ SETTINGS = {"learning_rate": 0.3, "optimizer": "adam", "normalize_rewards": True
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(TrainConfig(num_updates=5, run_dir=folder, **SETTINGS))
+    train(TrainConfig(num_updates=5, evaluate_every=2, run_dir=folder, **SETTINGS))
     return EventAccumulator(str(folder)).Reload()
 
 
