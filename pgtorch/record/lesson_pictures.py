@@ -12,7 +12,7 @@ from pgtorch.record.metrics import Curve, History
 
 SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown this far along from the first bias to the late mean
 MOST_DOTS = 300  # on the hill of expected rewards
-_MODEL_SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "reward_scale")
+MODEL_SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "reward_scale")
 
 
 def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> dict[str, Path]:
@@ -31,10 +31,7 @@ def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> 
     Raises:
         OSError: If a file cannot be written; the message names it.
     """
-    model = None
-    if config.env_id.rpartition(":")[2] == LESSON.rpartition(":")[2]:
-        settings = {name: value for name, value in config.env_kwargs.items() if name in _MODEL_SETTINGS}
-        model = RestaurantModel(weight, **settings)
+    model = model_of_run(config, weight)
     curve = history.curves["policy/bias"]
     bias = {0: history.start["policy/bias"]} if "policy/bias" in history.start else {}  # by update
     bias |= {point.update: point.value for point in curve.points}
@@ -49,6 +46,13 @@ def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> 
         autograd, manual = history.curves["gradient/autograd"], history.curves["gradient/manual"]
         drawn["pictures/gradient"] = _gradient(folder / "gradient.png", autograd, manual, history.largest_difference)
     return drawn
+
+
+def model_of_run(config: TrainConfig, weight: float) -> RestaurantModel | None:
+    """The closed form of a run whose policy has this weight; None if its environment is not the lesson's."""
+    if config.env_id.rpartition(":")[2] != LESSON.rpartition(":")[2]:
+        return None
+    return RestaurantModel(weight, **{name: config.env_kwargs[name] for name in config.env_kwargs if name in MODEL_SETTINGS})
 
 
 def _bias(path: Path, bias: dict[int, float], mean: float, model: RestaurantModel | None) -> Path:

@@ -287,11 +287,18 @@ class MetricsWriter:
         """
         self.flush()
         digest = self._history.digest.copy()
-        for name, module in modules.items():
-            for key, tensor in module.state_dict().items():
-                digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(parameter_bytes(modules))
         return digest.hexdigest()
+
+
+def parameter_bytes(modules: Mapping[str, nn.Module]) -> bytes:
+    """Every bit of the modules, given by name, as it goes into the hash of a run."""
+    parts = []
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            parts.append(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return b"".join(parts)
 
 
 def read_record(folder: Path, record: Mapping[str, Any]) -> History:
