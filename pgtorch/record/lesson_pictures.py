@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pgtorch.config import LESSON, TrainConfig
-from pgtorch.lesson.model import RestaurantModel
+from pgtorch.config import TrainConfig
+from pgtorch.lesson.model import RestaurantModel, model_of_run
 from pgtorch.record import plot
 from pgtorch.record.metrics import Curve, History
 
 SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown this far along from the first bias to the late mean
 MOST_DOTS = 300  # on the hill of expected rewards
-MODEL_SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "reward_scale")
 
 
 def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> dict[str, Path]:
@@ -46,13 +45,6 @@ def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> 
         autograd, manual = history.curves["gradient/autograd"], history.curves["gradient/manual"]
         drawn["pictures/gradient"] = _gradient(folder / "gradient.png", autograd, manual, history.largest_difference)
     return drawn
-
-
-def model_of_run(config: TrainConfig, weight: float) -> RestaurantModel | None:
-    """The closed form of a run whose policy has this weight; None if its environment is not the lesson's."""
-    if config.env_id.rpartition(":")[2] != LESSON.rpartition(":")[2]:
-        return None
-    return RestaurantModel(weight, **{name: config.env_kwargs[name] for name in config.env_kwargs if name in MODEL_SETTINGS})
 
 
 def _bias(path: Path, bias: dict[int, float], mean: float, model: RestaurantModel | None) -> Path:

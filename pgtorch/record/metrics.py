@@ -156,7 +156,7 @@ class History:
             deviation `late_bias_deviation`; `p_norm_hunger_0` and `p_norm_hunger_1`. If gradients were compared,
             `largest_gradient_difference`.
         """
-        summary = {name: self.last[tag] for name, tag in _LAST.items() if tag in self.last}
+        summary = {name: self.last[tag] for name, tag in LAST.items() if tag in self.last}
         if "policy/bias" in self.curves:
             summary["late_bias"], summary["late_bias_deviation"] = self.curves["policy/bias"].late()
         if self.largest_difference is not None:
@@ -164,7 +164,7 @@ class History:
         return summary
 
 
-_LAST = {
+LAST = {
     "bias": "policy/bias",
     "p_norm_hunger_0": "policy/p_norm/hunger_0.0",
     "p_norm_hunger_1": "policy/p_norm/hunger_1.0",

@@ -1,1 +1,4 @@
-"""Many learners: side by side on a leading axis, or spread over processes. Only commands may import from here."""
+"""Many learners at once: the lesson's side by side, others in a process for each core.
+
+Imports everything below it, but not `restaurant_env`. Only `pgtorch.commands` imports it.
+"""

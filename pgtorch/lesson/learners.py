@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 from pgtorch.config import TrainConfig
 from pgtorch.environment.build import make_vector_env
 from pgtorch.gradient_check import DIFFERENCE, DIFFERENCE_IN_UNITS
+from pgtorch.lesson.model import SETTINGS, model_of_run
 from pgtorch.losses import policy_gradient_loss
 from pgtorch.manual_gradient import bias_policy_gradient
 from pgtorch.optimizers import SGD
 from pgtorch.policies import HUNGERS, BiasPolicy
-from pgtorch.record.lesson_pictures import MODEL_SETTINGS, model_of_run
 from pgtorch.returns import weigh
 from pgtorch.rollout import RolloutCollector
 
@@ -39,23 +39,22 @@ def can_train_together(config: TrainConfig) -> bool:
     usual = TrainConfig()
     return (
         model_of_run(config, config.weight) is not None
-        and config.env_kwargs.keys() <= set(MODEL_SETTINGS)
+        and config.env_kwargs.keys() <= SETTINGS
         and config.multiplier in ("reward", "one")
         and config.check_gradient in (None, 0, 1)
         and all(getattr(config, f.name) == getattr(usual, f.name) for f in fields(config) if f.name not in _FREE)
     )
 
 
-@dataclass(frozen=True)
-class Together:
-    """What learners of the same settings, but for the seed, logged; and what they have become."""
+class Trained(NamedTuple):
+    """What learners that differ in nothing but the seed have logged and learned."""
 
-    columns: dict[str, NDArray[Any]]  # by tag, [U, L]
-    policies: list[BiasPolicy]  # [L]
-    failed: NDArray[np.bool_]  # [L]: alone it ends with an error, which `train` words
+    columns: dict[str, NDArray[Any]]  # by tag in the order of a line of metrics, [U, L]
+    bias: list[float]  # [L]
+    failed: list[bool]  # [L]: alone it ends with an error
 
 
-def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Together | None:
+def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Trained | None:
     """Train a learner for each seed; each is bit for bit the run of its own seed alone.
 
     Args:
@@ -94,16 +93,11 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
             if should_stop():
                 return None
     arrays = [torch.stack(column).numpy() for column in zip(*kept, strict=True)]
-    return Together(
-        columns=dict(_columns(config, arrays, np.stack(returns.paid))),
-        policies=[BiasPolicy(config.weight, bias) for bias in policy.bias.tolist()],
-        failed=failed.numpy(),
-    )
+    columns = dict(_columns(config, arrays, np.stack(returns.paid)))
+    return Trained(columns, policy.bias.tolist(), failed.tolist())
 
 
-def _columns(
-    config: TrainConfig, arrays: list[NDArray[Any]], paid: NDArray[Any]
-) -> Iterator[tuple[str, NDArray[Any]]]:
+def _columns(config: TrainConfig, arrays: list[NDArray[Any]], paid: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
     """What `Trainer.update` returns, by tag and in its order, each [U, L]."""
     *figures, entropy, loss, gradient, by_hand = arrays
     yield from zip(BiasPolicy().figures(), figures, strict=True)
@@ -126,7 +120,8 @@ class _Policies(BiasPolicy):
 
     def noise(self, num_steps: int, num_rows: int, generator: Generator) -> Tensor:
         """The next draw of each learner, [1, L]."""
-        return next(self._noise)
+        drawn: Tensor = next(self._noise)
+        return drawn
 
 
 class _Generators:
@@ -138,8 +133,8 @@ class _Generators:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [seeding.np_random(seed)[0].bit_generator for seed in seeds]
-        self._words: Iterator[NDArray[np.uint64]] = iter(())
-        self._half: NDArray[np.uint64] | None = None
+        self._words: Iterator[NDArray[Any]] = iter(())
+        self._half: NDArray[Any] | None = None
 
     def random(self, size: int, dtype: Any = np.float64) -> NDArray[Any]:
         """The next number of each, [L], as `Generator.random` makes it: 53 bits of a word, or 24 of half of one."""
@@ -147,15 +142,15 @@ class _Generators:
             return (self._word() >> 11) * 2.0**-53
         if self._half is None:
             word = self._word()
-            half, self._half = word & 0xFFFFFFFF, word >> 32
+            half, self._half = word & 0xFFFFFFFF, word >> 32  # the upper half is the next number
         else:
             half, self._half = self._half, None
         return (half >> 8).astype(np.float32) * np.float32(2.0**-24)
 
-    def _word(self) -> NDArray[np.uint64]:
+    def _word(self) -> NDArray[Any]:
         word = next(self._words, None)
         if word is None:
-            drawn = [generator.random_raw(_WORDS) for generator in self._generators]  # type: ignore[attr-defined]
+            drawn = [generator.random_raw(_WORDS) for generator in self._generators]
             self._words = iter(np.array(drawn).T.copy())
             word = next(self._words)
         return word
