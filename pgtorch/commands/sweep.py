@@ -1,7 +1,7 @@
 """Train many learners: one for each seed, and for each combination of several values of any setting of `train`.
 
-`--seeds 0:1000` or `--seeds 0 1 5`; `--learning-rate 0.1 1 10`. Repeat a flag for values of several words or of none, as
-in `--hidden-sizes 32 32 --hidden-sizes 64 64`. Each learner is bit for bit the run of its own settings and seed.
+`--seeds 0:1000` or `--seeds 0 1 5`; `--learning-rate 0.1 1 10`. Repeat a flag for values of several words or of none,
+as in `--hidden-sizes 32 32 --hidden-sizes 64 64`. Each learner is bit for bit the run of its own settings and seed.
 `pgtorch sweep DIR --learner N` writes learner N of a sweep as a run folder of its own, DIR/learner-N.
 """
 
@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -32,7 +33,6 @@ from pgtorch.scale.processes import Outcome
 from pgtorch.scale.sweep import Learner, sweep
 
 MOST_LEARNERS = 100_000
-MOST_ERRORS = 5  # that are printed
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = StopSignals()
     if words and not words[0].startswith("-"):
         return write_out(parse(WriteOut, __doc__, words, command="sweep"), stop)
-    try:
-        seeds, configs = read_sweep(words)
-        for config in configs.values():
-            check_setup(config)
-        first = next(iter(configs.values()))
-        with new_folder(first, "sweep") as folder:
-            outcomes = train_all(folder, list(configs.values()), seeds, stop)
-            rows = record(folder, configs, outcomes)
-    except (SetupError, ValueError) as error:
-        return complain(str(error), WRONG_INPUT)
-    print(table(rows))
-    count, failed = len(configs) * len(seeds), sum(bool(outcome.error) for outcome in outcomes.values())
-    for number, ((_, seed), outcome) in enumerate(outcomes.items()):
-        if outcome.error and failed <= MOST_ERRORS:
-            complain(f"learner {number}, seed {seed}: {outcome.error}", FAILED)
+    with ExitStack() as stack:
+        try:
+            seeds, configs = read_sweep(words)
+            for config in configs.values():
+                check_setup(config)
+            folder = stack.enter_context(new_folder(next(iter(configs.values())), "sweep"))
+        except (SetupError, ValueError, OSError) as error:
+            return complain(str(error), WRONG_INPUT)
+        outcomes = train_all(folder, list(configs.values()), seeds, stop)
+        print(table(record(folder, configs, outcomes)))
     print(f"sweep folder                 {printable(folder)}")
     print(f"one of its learners          pgtorch sweep {printable(folder)} --learner 0")
     print(f"see it                       tensorboard --logdir {printable(folder)}")
+    failed = [(i, seed, outcome.error) for i, ((_, seed), outcome) in enumerate(outcomes.items()) if outcome.error]
     if failed:
-        complain(f"{failed} of {count} learners failed; sweep.json says why", FAILED)
-    if stop() and len(outcomes) < count:
-        print(f"stopped early                {len(outcomes):,} of {count:,} learners had finished")
+        number, seed, error = failed[0]
+        complain(f"{len(failed)} learners failed, first learner {number} (seed {seed}): {error}", FAILED)
+    if stop() and len(outcomes) < len(configs) * len(seeds):
+        print(f"stopped early                {len(outcomes):,} of {len(configs) * len(seeds):,} learners had finished")
         return 128 + stop.number
     return FAILED if failed else 0
 
@@ -208,7 +205,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             cell = ""
             if name in row:
                 low, high = row[name]["interval"]
-                cell = f"{row[name]['interquartile_mean']:.2f} ({low:.2f} to {high:.2f})"
+                cell = f"{row[name]['interquartile_mean']:.4g} ({low:.4g} to {high:.4g})"
             line += f"{cell:>30}"
         lines.append(line.rstrip())
     for label, row in rows.items():

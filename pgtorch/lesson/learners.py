@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 
     columns: dict[str, NDArray[Any]]  # by tag in the order of a line of metrics, [U, L]
     bias: list[float]  # [L]
-    failed: list[bool]  # [L]: alone it ends with an error
+    failed: list[bool]  # [L]: its gradients differ or a number is not finite; alone it says so
 
 
 def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Trained | None:
@@ -71,7 +71,6 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
         policy = _Policies(config, seeds)
         optimizer = SGD(policy.parameters(), config.learning_rate)
         kept: list[list[Tensor]] = []
-        failed = torch.zeros(len(seeds), dtype=torch.bool)
         for update in range(config.num_updates):
             batch = weigh(collector.collect(policy, Generator()), None, config)
             distribution = policy.distribution(batch.observation)
@@ -85,7 +84,6 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
                 gradient += 0.0  # as a sum over a single row does: -0.0 becomes 0.0
                 rows = (part[None] for part in (batch.observation, batch.action, batch.multiplier))  # B = 1: [1, L]
                 by_hand = bias_policy_gradient(policy, *rows)["bias"]
-                failed |= ~gradient.isfinite() | (gradient != by_hand)
                 means = (distribution.entropy() + 0.0, log_prob * -batch.multiplier + 0.0)
                 optimizer.step(1 - update / config.num_updates if config.learning_rate_decay else 1.0)
                 p_norm = torch.sigmoid(policy(HUNGERS[:, None]))  # [3, L]
@@ -94,6 +92,9 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
                 return None
     arrays = [torch.stack(column).numpy() for column in zip(*kept, strict=True)]
     columns = dict(_columns(config, arrays, np.stack(returns.paid)))
+    failed = (arrays[-2] != arrays[-1]).any(axis=0)  # the gradient by autograd and by hand
+    for array in arrays:
+        failed |= ~np.isfinite(array).all(axis=0)
     return Trained(columns, policy.bias.tolist(), failed.tolist())
 
 

@@ -48,10 +48,14 @@ def sweep(
             config = configs[number]
             size = max(1, MOST_ROWS // config.num_updates)
             for part in (seeds[i : i + size] for i in range(0, len(seeds), size)):
-                trained = train_together(config, part, should_stop)
+                learners = [(number, seed) for seed in part]
+                try:
+                    trained = train_together(config, part, should_stop)
+                except ArithmeticError:  # of an environment that all share: alone each says what is wrong
+                    alone += learners
+                    continue
                 if trained is None:
                     return
-                learners = [(number, seed) for seed in part]
                 alone += [learner for learner, failed in zip(learners, trained.failed, strict=True) if failed]
                 tasks.update(_hash(pool, config, learners, trained))
         for number, seed in alone:
@@ -61,7 +65,7 @@ def sweep(
         pending = set(tasks)
         while pending and not should_stop():
             finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-            for task in finished:
+            for task in finished if not should_stop() else ():  # a signal may have ended a process, too
                 for (learner, outcome), result in zip(tasks.pop(task), task.result(), strict=False):
                     if isinstance(result, Outcome):
                         done(learner, result)
