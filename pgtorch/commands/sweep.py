@@ -69,11 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"one of its learners          pgtorch sweep {printable(folder)} --learner 0")
     print(f"see it                       tensorboard --logdir {printable(folder)}")
     failed = [(i, seed, outcome.error) for i, ((_, seed), outcome) in enumerate(outcomes.items()) if outcome.error]
+    count = len(configs) * len(seeds)
     if failed:
-        number, seed, error = failed[0]
-        complain(f"{len(failed)} learners failed, first learner {number} (seed {seed}): {error}", FAILED)
-    if stop() and len(outcomes) < len(configs) * len(seeds):
-        print(f"stopped early                {len(outcomes):,} of {len(configs) * len(seeds):,} learners had finished")
+        number, seed, reason = failed[0]
+        complain(f"{len(failed)} of {count} learners failed, first learner {number} (seed {seed}): {reason}", FAILED)
+    if stop() and len(outcomes) < count:
+        print(f"stopped early                {len(outcomes):,} of {count:,} learners had finished")
         return 128 + stop.number
     return FAILED if failed else 0
 

@@ -84,10 +84,10 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
                 gradient += 0.0  # as a sum over a single row does: -0.0 becomes 0.0
                 rows = (part[None] for part in (batch.observation, batch.action, batch.multiplier))  # B = 1: [1, L]
                 by_hand = bias_policy_gradient(policy, *rows)["bias"]
-                means = (distribution.entropy() + 0.0, log_prob * -batch.multiplier + 0.0)
+                entropy, loss = distribution.entropy(), log_prob * -batch.multiplier + 0.0
                 optimizer.step(1 - update / config.num_updates if config.learning_rate_decay else 1.0)
                 p_norm = torch.sigmoid(policy(HUNGERS[:, None]))  # [3, L]
-                kept.append([policy.bias.detach().clone(), *p_norm, *means, gradient, by_hand])
+                kept.append([policy.bias.detach().clone(), *p_norm, entropy, loss, gradient, by_hand])
             if should_stop():
                 return None
     arrays = [torch.stack(column).numpy() for column in zip(*kept, strict=True)]

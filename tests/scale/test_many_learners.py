@@ -48,6 +48,7 @@ LESSONS = {
     "weight and start": {"weight": 7.0, "start_bias": -3.3, "learning_rate_decay": True},
     "negative zero": {"start_bias": -0.0, "weight": 1e-9, "num_updates": 3},
     "wrong sign": {"wrong_sign": True, "num_updates": 200, "learning_rate": 10.0},  # to where P is 0
+    "saturated": {"weight": 400.0, "num_updates": 200},  # zeros of both signs
     "no reward": {"multiplier": "one", "learning_rate": 30.0},
     "unequal rewards": {"env_kwargs": {"reward_scheme": "graded", "reward_scale": 0.3}, "learning_rate": 0.1},
     "unequal portions": {"env_kwargs": {"large_portion_probability": [0, 1], "hungry_above": 0.3}},
