@@ -17,6 +17,7 @@ The rooms:
     lesson/          the restaurants: closed forms, one visit step by step, the story
     record/          what a run writes: metrics, TensorBoard, checkpoints, pictures, evaluation
     proof/           every gradient found in two ways
+    scale/           many learners at once
     commands/        `pgtorch train`, `pgtorch evaluate`, ...
 
 A public name loads its module on first use, so `import pgtorch` loads neither torch nor gymnasium.

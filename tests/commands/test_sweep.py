@@ -104,7 +104,7 @@ def test_a_learner_that_fails_is_named(tmp_path):
     words = '--seeds 5 --num-updates 2 --run-dir swept --env-kwargs {} {"reward_scale":1e39}'
     status, out, error = call("sweep", *words.split(), cwd=tmp_path)
     assert status == 1
-    assert "pgtorch: error: 1 of 2 learners failed, first learner 1 (seed 5): NonFiniteError: reward must be finite" in error
+    assert "1 of 2 learners failed, first learner 1 (seed 5): NonFiniteError: reward must be finite" in error
     assert "sweep folder" in out
     first, second = content(tmp_path / "swept")["learners"]
     assert set(first) - set(second) == {"hash"}

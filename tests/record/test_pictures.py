@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from pgtorch import BiasPolicy, Policy, TrainConfig, train
 from pgtorch.lesson.model import SETTINGS, RestaurantModel
-from pgtorch.record import lesson_pictures, pictures, plot
+from pgtorch.record import pictures, plot
 from pgtorch.record.metrics import History
 
 LESSON = {"bias.png", "p_norm.png", "expected_reward.png", "gradient.png"}
