@@ -175,11 +175,14 @@ def record(
         if good:
             tag = "policy/bias" if "bias" in good[0].summary else "rollout/episode_return"
             curves[tag][label] = [outcome.curve for outcome in good]
+    values = [config.to_dict() for config in configs.values()]
+    swept = [name for name in values[0] if any(other[name] != values[0][name] for other in values)]
     learners = []
     for (number, seed), outcome in outcomes.items():
         result = {"error": outcome.error} if outcome.error else {"hash": outcome.hash}
         steps = {"num_updates": outcome.num_updates, "num_env_steps": outcome.num_env_steps}
-        learners.append({"setting": number, "seed": seed, **result, **steps, "summary": outcome.summary})
+        which = {"setting": number, "settings": {name: values[number][name] for name in swept}, "seed": seed}
+        learners.append({**which, **result, **steps, "summary": outcome.summary})
     sweeps.write(folder, {"settings": list(rows.values()), "learners": learners})
     for tag, some in curves.items():
         if some:

@@ -28,6 +28,8 @@ def test_a_sweep_of_the_lesson_and_one_of_its_learners(tmp_path):
     assert [row["config"]["learning_rate"] for row in found["settings"]] == [0.5, 1.0]
     order = [(learner["setting"], learner["seed"]) for learner in found["learners"]]
     assert order == [(setting, seed) for setting in (0, 1) for seed in range(3, 9)]
+    settings = [learner["settings"] for learner in found["learners"]]
+    assert settings == [{"learning_rate": 0.5}] * 6 + [{"learning_rate": 1.0}] * 6
     assert len({learner["hash"] for learner in found["learners"]}) == 12
     assert {learner["num_updates"] for learner in found["learners"]} == {40}
     for row in found["settings"]:
