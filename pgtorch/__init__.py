@@ -18,6 +18,7 @@ The rooms:
     record/          what a run writes: metrics, TensorBoard, checkpoints, pictures, evaluation
     proof/           every gradient found in two ways
     exercises/       ten functions to fill in, and the check that judges them
+    scale/           many learners at once
     commands/        `pgtorch train`, `pgtorch evaluate`, ...
 
 A public name loads its module on first use, so `import pgtorch` loads neither torch nor gymnasium.

@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "find every gradient in two ways and compare them",
     "lesson": "tell the lesson in the terminal, in five acts; --page shows it in the browser",
     "exercises": "fill in the lesson's ten functions, and check them",
+    "sweep": "train many learners: seeds, and several values of any setting",
     "benchmark": "compare the speed with other code",
 }
 

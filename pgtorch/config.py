@@ -106,6 +106,12 @@ class TrainConfig:
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers, for both policy and value function."""
 
+    weight: float = 20.0
+    """The fixed weight of policy bias. The best bias is minus half of it."""
+
+    start_bias: float = 0.0
+    """Where policy bias starts."""
+
     optimizer: Annotated[
         str, matching(r"sgd|adam|torch\.optim\.[A-Z]\w*", "sgd, adam or a name such as torch.optim.RMSprop")
     ] = "sgd"
@@ -139,8 +145,12 @@ class TrainConfig:
     """With several gradient steps per rollout: stop pushing an action once its probability has changed by this
     fraction."""
 
-    multiplier: Literal["reward", "return", "reward-to-go", "gae"] = "reward"
-    """What multiplies log pi: reward, return, reward-to-go or gae (generalized advantage estimation)."""
+    multiplier: Literal["reward", "return", "reward-to-go", "gae", "one"] = "reward"
+    """What multiplies log pi: reward, return, reward-to-go, gae (generalized advantage estimation), or one: no reward,
+    every guess counts as right."""
+
+    wrong_sign: bool = False
+    """Flip the sign of the multiplier, as if the minus in the loss had been forgotten."""
 
     baseline: Literal["none", "mean", "value"] = "none"
     """What is subtracted from the multiplier: none, the batch's mean, or a learned value. gae always subtracts the
@@ -238,6 +248,8 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
         ("step_timeout", "vectorization is not async", config.vectorization != "async"),
         ("hidden_sizes", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
         ("activation", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
+        ("weight", "policy is not bias", config.policy != "bias"),
+        ("start_bias", "policy is not bias", config.policy != "bias"),
     ):
         if cannot and getattr(config, name) != defaults[name]:
             raise ValueError(f"{name} must not be {getattr(config, name)!r} if {when}")

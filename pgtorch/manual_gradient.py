@@ -98,7 +98,7 @@ def _gradient(
     if observation.shape[1:] != (1,):
         raise ValueError(f"observation must have shape [B, 1] (hunger), got {list(observation.shape)}")
     assert isinstance(policy, BiasPolicy)
-    lesson = _bias_policy_gradient if arithmetic is _SIGNED else _bias_policy_magnitude
+    lesson = bias_policy_gradient if arithmetic is _SIGNED else _bias_policy_magnitude
     gradient = lesson(policy, observation, action, multiplier)
     if bonus:
         h, w, b = observation.squeeze(-1), policy.weight, policy.bias.detach()
@@ -107,8 +107,8 @@ def _gradient(
     return gradient
 
 
-def _bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
-    """The lesson, line by line; every name is [B] but the last."""
+def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
+    """The lesson, line by line; every name is [B] but the last. With L learners beside each other each is [B, L]."""
     w, b = policy.weight, policy.bias.detach()
     z = w * h.squeeze(-1) + b
     p_norm = torch.sigmoid(z)
@@ -120,7 +120,7 @@ def _bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: 
     dz_db = 1.0
     derivative = dce_dz * dz_db  # as if the guess were right
     updated_derivative = derivative * (multiplier * (1.0 / len(multiplier)))  # times the reward; each visit counts 1/B
-    return {"bias": updated_derivative.sum()}
+    return {"bias": updated_derivative.sum(0)}
 
 
 def _bias_policy_magnitude(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from pgtorch.config import TrainConfig
 from pgtorch.distributions import ActionDistribution, head_of
 from pgtorch.environment.build import import_named
 from pgtorch.environment.spaces import SUPPORTED
@@ -150,6 +151,9 @@ def make_policy(
     action_space: spaces.Space[Any],
     hidden_sizes: Sequence[int] = (64, 64),
     activation: str = "tanh",
+    *,
+    weight: float = 20.0,
+    start_bias: float = 0.0,
 ) -> Policy:
     """Make a policy by name.
 
@@ -160,6 +164,8 @@ def make_policy(
         action_space: Of one action.
         hidden_sizes: Of an "mlp".
         activation: Of its hidden layers.
+        weight: Of "bias", fixed.
+        start_bias: Of "bias", where it starts.
 
     Raises:
         TypeError: If the policy does not fit the spaces, or is not a `Policy`; the message names them.
@@ -170,7 +176,7 @@ def make_policy(
         return MLPPolicy(observation_space, action_space, hidden_sizes, activation)
     if name == "bias":
         if observation_space.shape == (1,) and action_space == spaces.Discrete(2):
-            return BiasPolicy()
+            return BiasPolicy(weight, start_bias)
         raise TypeError(
             "policy 'bias' takes observations of shape [1] and Discrete(2) actions, but the environment has "
             f"{observation_space} and {action_space}"
@@ -185,6 +191,19 @@ def make_policy(
     needs_spaces = any(a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD for a in arguments)
     policy: Policy = made(observation_space, action_space) if needs_spaces else made()
     return policy
+
+
+def policy_of(config: TrainConfig, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Policy:
+    """The policy that the settings name; raises what `make_policy` raises."""
+    return make_policy(
+        config.policy,
+        observation_space,
+        action_space,
+        config.hidden_sizes,
+        config.activation,
+        weight=config.weight,
+        start_bias=config.start_bias,
+    )
 
 
 def require_fit(

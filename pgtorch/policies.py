@@ -100,9 +100,9 @@ class BiasPolicy(Policy):
 
     def figures(self) -> dict[str, float]:
         """The bias, and P(Norm) when not hungry, halfway and very hungry."""
-        p_norm = torch.sigmoid(self(_HUNGERS)).tolist()
+        p_norm = torch.sigmoid(self(HUNGERS)).tolist()
         tags = ("policy/p_norm/hunger_0.0", "policy/p_norm/hunger_0.5", "policy/p_norm/hunger_1.0")
         return {"policy/bias": self.bias.item(), **dict(zip(tags, p_norm, strict=True))}
 
 
-_HUNGERS = torch.tensor([[0.0], [0.5], [1.0]])
+HUNGERS = torch.tensor([[0.0], [0.5], [1.0]])

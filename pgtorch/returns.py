@@ -35,7 +35,8 @@ def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, c
     Args:
         rollout: What was played.
         value_function: Values [B] of observations [B, D]; None if only the policy learns.
-        config: `multiplier`, `baseline`, `discount`, `gae_lambda` and `standardize` decide what is computed.
+        config: `multiplier`, `baseline`, `discount`, `gae_lambda`, `standardize` and `wrong_sign` decide what is
+            computed.
 
     Returns:
         B rows. Their `target`, what the value function should return, is taken before baseline and standardization.
@@ -48,6 +49,8 @@ def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, c
         next_value = torch.zeros_like(reward)
     if config.multiplier == "reward":
         multiplier = target = reward
+    elif config.multiplier == "one":
+        multiplier = target = torch.ones_like(reward)
     elif config.multiplier == "return":
         multiplier = target = episode_return(reward, discount=discount, **ends)
     elif config.multiplier == "reward-to-go":
@@ -63,6 +66,8 @@ def weigh(rollout: Rollout, value_function: Callable[[Tensor], Tensor] | None, c
         multiplier = subtract_mean(multiplier, valid)
     if config.standardize and valid.sum() > 1:  # a single row has no deviation
         multiplier = standardize(multiplier, valid)
+    if config.wrong_sign:
+        multiplier = -multiplier
     return Batch(
         rollout.rows(rollout.observation[:-1]),
         rollout.rows(rollout.action),

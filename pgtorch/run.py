@@ -114,6 +114,12 @@ def train(
         return _run(trainer, update, evaluator, folder, writer, callback, should_stop)
 
 
+def check_setup(config: TrainConfig) -> None:
+    """Raise the `SetupError` that `train` would raise for these settings, whatever its folder; write nothing."""
+    with _setting_up(), _as_found(config), closing(Trainer(config)) as trainer:
+        _updater(trainer)
+
+
 def resume(
     run_dir: Path | str,
     num_updates: int | None = None,

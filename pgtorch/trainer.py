@@ -18,7 +18,7 @@ from pgtorch.environment.spaces import is_one_hot
 from pgtorch.gradient_check import check_gradient, largest_differences
 from pgtorch.losses import importance_weighted, policy_gradient_loss
 from pgtorch.manual_gradient import has_derivation
-from pgtorch.networks import ValueFunction, make_policy, require_fit
+from pgtorch.networks import ValueFunction, policy_of, require_fit
 from pgtorch.optimizers import make_optimizer, make_schedule
 from pgtorch.policies import Policy
 from pgtorch.returns import weigh
@@ -54,8 +54,8 @@ class Trainer:
         spaces = self.env.single_observation_space, self.env.single_action_space
         learns_value = config.multiplier == "gae" or config.baseline == "value"
         with as_global_stream(self.generator):
+            self.policy = policy or policy_of(config, *spaces)
             layers = config.hidden_sizes, config.activation
-            self.policy = policy or make_policy(config.policy, *spaces, *layers)
             self.value_function = ValueFunction(spaces[0], *layers) if learns_value else None
         if config.check_gradient and not has_derivation(self.policy):
             raise TypeError(

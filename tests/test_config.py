@@ -96,6 +96,8 @@ def test_defaults_are_the_lesson():
         ({"env_kwargs": {"a": {1}}}, TypeError, r"env_kwargs must be representable as JSON, got \{'a': \{1\}\}"),
         ({"value_learning_rate": 0}, ValueError, "value_learning_rate must be .* above 0, got 0"),
         ({"checkpoint_every": -1}, ValueError, "checkpoint_every must be at least 0, got -1"),
+        ({"policy": "mlp", "weight": 3.0}, ValueError, "weight must not be 3.0 if policy is not bias"),
+        ({"env_id": "CartPole-v1", "start_bias": 1}, ValueError, "start_bias must not be 1.0 if policy is not bias"),
         ({"check_gradient": -1}, ValueError, "check_gradient must be at least 0, got -1"),
     ],
 )

@@ -71,6 +71,17 @@ def test_pictures_are_those_of_the_run(tmp_path):
         assert np.abs(drawn - shown).mean() < 0.01, f"draw docs/{name} again"  # but for fonts
 
 
+@pytest.mark.long
+def test_a_thousand_learners_do_what_is_said_of_them(run_script, tmp_path):
+    done = run_script("sweep.py", "--seeds", "0:1000", "--run-dir", "sweep", cwd=tmp_path)
+    said = r"Of 1,000 learners, (\d+) are within 1 .* after 100 visits, (\d+) after 200,\nand (\d+) after 1,000"
+    counts = re.search(said, TEXT).groups()
+    for number, visits in zip(counts, ("100", "200", "1,000"), strict=True):
+        assert f" {number} after {visits}" in done.stdout
+    drawn, shown = (imread(path) for path in (tmp_path / "sweep" / "bias.png", ROOT / "docs" / "sweep.png"))
+    assert np.abs(drawn - shown).mean() < 0.01, "draw docs/sweep.png again"  # but for fonts
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("http") or (ROOT / target).exists(), target

@@ -110,6 +110,8 @@ TABLE = [
     Row("multiplier", "reward-to-go", WEIGHTS),
     Row("multiplier", "return", WEIGHTS),
     Row("multiplier", "reward", WEIGHTS),
+    Row("multiplier", "one", WEIGHTS),
+    Row("wrong_sign", True, {"multiplier"} | POLICY),
     Row("baseline", "none", set()),  # gae subtracts the value anyway
     Row("baseline", "mean", {"multiplier"} | POLICY),
     Row("baseline", "mean", {"multiplier"} | POLICY, beside={"multiplier": "reward", "baseline": "none"}),
@@ -140,6 +142,7 @@ TABLE = [
     Row("pictures", False, set()),
 ]
 ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "vectorization", "step_timeout", "check_update"}
+ELSEWHERE |= {"weight", "start_bias"}  # of the lesson's policy
 
 
 def observables(monkeypatch, updates, settings):

@@ -83,10 +83,15 @@ def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
     if "--resume" in flags:
         hint = " with --resume, which allows only --num-updates, --target-return and --allow-import"
         return parse(Resume, __doc__, words, hint=hint)
+    return read_settings(words, __doc__, "train")
+
+
+def read_settings(words: Sequence[str], description: str | None, command: str) -> TrainConfig:
+    """Settings from flags, with the defaults of their environment; description and command are for --help."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--env-id", "--env_id", nargs="?", default=LESSON, const=LESSON)
     chosen = finder.parse_known_args(words)[0].env_id
-    return parse(TrainConfig, __doc__, words, command="train", default=TrainConfig(chosen))
+    return parse(TrainConfig, description, words, command=command, default=TrainConfig(chosen))
 
 
 def total(flags: Resume | TrainConfig) -> int | None:

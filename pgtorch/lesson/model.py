@@ -11,9 +11,12 @@ from typing import Any
 
 from gymnasium import Env
 
+from pgtorch.config import LESSON, TrainConfig
 from pgtorch.policies import BiasPolicy, Policy
 from restaurant_env import RestaurantEnv
 from restaurant_env.restaurant import SIGNIFICANT_DISTANCE
+
+SETTINGS = {"large_portion_probability", "hungry_above", "reward_scheme", "reward_scale"}  # of the environment
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,13 @@ class RestaurantModel:
             else:
                 high = middle
         return high
+
+
+def model_of_run(config: TrainConfig, weight: float) -> RestaurantModel | None:
+    """The closed form of a run whose policy has this weight; None if its environment is not the lesson's."""
+    if config.env_id.rpartition(":")[2] != LESSON.rpartition(":")[2]:
+        return None
+    return RestaurantModel(weight, **{name: config.env_kwargs[name] for name in SETTINGS & config.env_kwargs.keys()})
 
 
 def model_of(policy: Policy, env: Env[Any, Any]) -> RestaurantModel | None:

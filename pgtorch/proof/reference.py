@@ -282,7 +282,7 @@ class Reference:
             are_equal = deviation <= np.finfo(float).eps * np.abs(multipliers).max()
             multipliers = multipliers * 0 if are_equal else (multipliers - multipliers.mean()) / deviation
         for row, multiplier in zip(rows, multipliers, strict=True):
-            row.multiplier = float(multiplier)
+            row.multiplier = float(-multiplier if self.config.wrong_sign else multiplier)
 
     def _scale(self, rows: list[Row]) -> None:
         """Divide rewards by the deviation of the discounted returns so far, these among them."""
@@ -307,7 +307,7 @@ class Reference:
                 future, advantage, whole = next_value, 0.0, 0.0
             future, whole = reward + gamma * future, reward + gamma * whole
             advantage = reward + gamma * next_value - value + gamma * self.config.gae_lambda * advantage
-            row.target = {"reward": reward, "return": whole, "reward-to-go": future, "gae": advantage + value}[kind]
+            row.target = {"return": whole, "reward-to-go": future, "gae": advantage + value, "one": 1}.get(kind, reward)
             row.multiplier = -value if kind == "gae" or self.config.baseline == "value" else 0.0
         for row, following in pairwise(rows):
             if kind == "return" and not (row.terminated or row.truncated):  # an episode's first row has counted it all

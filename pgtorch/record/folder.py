@@ -40,7 +40,15 @@ def new_run_folder(config: TrainConfig) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be created or written, is in use, or is not empty.
     """
-    folder = config.run_dir or RUNS / _fresh_name(config)
+    with new_folder(config, f"seed{config.seed}") as folder:
+        _write_config(folder, _about(config))
+        yield folder
+
+
+@contextmanager
+def new_folder(config: TrainConfig, kind: str) -> Iterator[Path]:
+    """As `new_run_folder`, but empty; `kind` stands in its name if `run_dir` does not name it."""
+    folder = config.run_dir or RUNS / _fresh_name(config.env_id, kind)
     if folder == Path():
         raise OSError("run_dir must name a folder, got an empty name or '.'")
     try:
@@ -50,7 +58,6 @@ def new_run_folder(config: TrainConfig) -> Iterator[Path]:
     with locked(folder):
         if any(entry.name != LOCK for entry in folder.iterdir()):
             raise OSError(f"run_dir must be new or empty, one run per folder, got {str(folder)!r}, which is not empty")
-        _write_config(folder, _about(config))
         yield folder
 
 
@@ -176,7 +183,7 @@ def _write_config(folder: Path, record: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _fresh_name(config: TrainConfig) -> str:
-    environment = re.sub(r"[^A-Za-z0-9_.-]", "_", config.env_id.rpartition(":")[2])[:80]
+def _fresh_name(env_id: str, kind: str) -> str:
+    environment = re.sub(r"[^A-Za-z0-9_.-]", "_", env_id.rpartition(":")[2])[:80]
     moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return f"{environment}-{moment}-seed{config.seed}-{secrets.token_hex(3)}"
+    return f"{environment}-{moment}-{kind}-{secrets.token_hex(3)}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pgtorch.config import LESSON, TrainConfig
-from pgtorch.lesson.model import RestaurantModel
+from pgtorch.config import TrainConfig
+from pgtorch.lesson.model import RestaurantModel, model_of_run
 from pgtorch.record import plot
 from pgtorch.record.metrics import Curve, History
 
 SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown this far along from the first bias to the late mean
 MOST_DOTS = 300  # on the hill of expected rewards
-_MODEL_SETTINGS = ("large_portion_probability", "hungry_above", "reward_scheme", "reward_scale")
 
 
 def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> dict[str, Path]:
@@ -31,10 +30,7 @@ def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> 
     Raises:
         OSError: If a file cannot be written; the message names it.
     """
-    model = None
-    if config.env_id.rpartition(":")[2] == LESSON.rpartition(":")[2]:
-        settings = {name: value for name, value in config.env_kwargs.items() if name in _MODEL_SETTINGS}
-        model = RestaurantModel(weight, **settings)
+    model = model_of_run(config, weight)
     curve = history.curves["policy/bias"]
     bias = {0: history.start["policy/bias"]} if "policy/bias" in history.start else {}  # by update
     bias |= {point.update: point.value for point in curve.points}

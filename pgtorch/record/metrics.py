@@ -188,7 +188,7 @@ class History:
             `p_norm_hunger_1`. If gradients were compared, `largest_gradient_difference`. If the policy was evaluated,
             from the last evaluation `evaluation_update`, `evaluation_return_greedy` and `evaluation_return_sampled`.
         """
-        summary = {name: self.last[tag] for name, tag in _LAST.items() if tag in self.last}
+        summary = {name: self.last[tag] for name, tag in LAST.items() if tag in self.last}
         if "policy/bias" in self.curves:
             summary["late_bias"], summary["late_bias_deviation"] = self.curves["policy/bias"].late()
             summary["late_bias_drift"] = self.curves["policy/bias"].drift()
@@ -200,7 +200,7 @@ class History:
         return summary
 
 
-_LAST = {
+LAST = {
     "bias": "policy/bias",
     "p_norm_hunger_0": "policy/p_norm/hunger_0.0",
     "p_norm_hunger_1": "policy/p_norm/hunger_1.0",
@@ -327,11 +327,18 @@ class MetricsWriter:
         """
         self.flush()
         digest = self._history.digest.copy()
-        for name, module in modules.items():
-            for key, tensor in module.state_dict().items():
-                digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(parameter_bytes(modules))
         return digest.hexdigest()
+
+
+def parameter_bytes(modules: Mapping[str, nn.Module]) -> bytes:
+    """Every bit of the modules, given by name, as it goes into the hash of a run."""
+    parts = []
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            parts.append(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return b"".join(parts)
 
 
 def read_record(folder: Path, record: Mapping[str, Any]) -> History:

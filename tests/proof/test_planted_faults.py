@@ -177,7 +177,7 @@ FAULTS_OF = [
         ),
     ),
     (
-        manual_gradient._bias_policy_gradient,
+        manual_gradient.bias_policy_gradient,
         lesson,
         ("sign by hand", "p_norm - a", "a - p_norm", MANUAL),
         ("sum for mean by hand", "(1.0 / len(multiplier))", "1.0", MANUAL),

@@ -25,7 +25,7 @@ some = st.sampled_from
 @st.composite
 def configs(draw):
     """Any settings that the reference knows, in any variant of the walk."""
-    multiplier = draw(some(["gae", "return", "reward-to-go", "reward"]))
+    multiplier = draw(some(["gae", "return", "reward-to-go", "reward", "one"]))
     ends = draw(some([(0.1, 0.1, 0.05), (0.3, 0.0, 0.0), (0.0, 0.4, 0.0), (0.0, 0.0, 0.5), (0.5, 0.4, 0.1)]))
     num_envs, num_steps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
     baselines = ["none", "value", "mean"][: 2 + (num_envs * num_steps > 1)]
@@ -40,6 +40,7 @@ def configs(draw):
         seed=draw(st.integers(0, 2**31)),
         multiplier=multiplier,
         baseline=baseline,
+        wrong_sign=draw(st.booleans()),
         discount=draw(some([0.0, 0.9, 1.0])),
         gae_lambda=draw(some([0.0, 0.8, 1.0])),
         standardize=num_envs * num_steps > 1 and draw(st.booleans()),

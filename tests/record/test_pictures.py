@@ -6,8 +6,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from pgtorch import BiasPolicy, Policy, TrainConfig, train
-from pgtorch.lesson.model import RestaurantModel
-from pgtorch.record import lesson_pictures, pictures, plot
+from pgtorch.lesson.model import SETTINGS, RestaurantModel
+from pgtorch.record import pictures, plot
 from pgtorch.record.metrics import History
 
 LESSON = {"bias.png", "p_norm.png", "expected_reward.png", "gradient.png"}
@@ -206,4 +206,4 @@ def test_the_return_and_its_running_mean(tmp_path, drawn):
 
 
 def test_settings_of_the_model_are_those_of_the_environment():
-    assert set(lesson_pictures._MODEL_SETTINGS) == set(RestaurantModel.__dataclass_fields__) - {"weight"}
+    assert set(RestaurantModel.__dataclass_fields__) - {"weight"} == SETTINGS

@@ -1,0 +1,8 @@
+"""The command `pgtorch sweep`, from a checkout."""
+
+import sys
+
+from pgtorch.__main__ import main
+
+if __name__ == "__main__":  # other processes may import this file
+    main(["sweep", *sys.argv[1:]])
