@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -166,3 +167,13 @@ def is_gone(group):
     except ProcessLookupError:
         return True
     return False
+
+
+def test_the_commands_of_the_readme_are_sweeps():
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^pgtorch sweep (--.*)$", text, re.MULTILINE)
+    counts = [len(seeds) * len(configs) for seeds, configs in (read_sweep(shlex.split(line)) for line in lines)]
+    assert counts == [1000, 60]
+    (more,) = re.findall(r"Other settings of the lesson to sweep: (.*?)\n\n", text, re.DOTALL)
+    for flags in re.findall(r"`(--.*?)`", more):
+        assert read_sweep(shlex.split(flags))
