@@ -68,7 +68,7 @@ def test_settings_of_the_lesson(tmp_path, settings, monkeypatch):
 
 
 def test_others_are_spread_over_processes(tmp_path):
-    """Networks, several environments, and learners of the lesson whose losses are infinite or that fail."""
+    """Networks, several environments, and learners of the lesson that fail."""
     configs = [
         TrainConfig(policy="mlp", hidden_sizes=(4,), num_updates=20),
         TrainConfig(num_envs=3, num_updates=20),
@@ -79,7 +79,7 @@ def test_others_are_spread_over_processes(tmp_path):
     ]
     outcomes = swept(configs, [0, 4], tmp_path)
     assert list(tmp_path.iterdir()) == []
-    for number, config in enumerate(configs[:-1]):
+    for number, config in enumerate(configs[:-2]):
         (folder := tmp_path / str(number)).mkdir()
         for seed in (0, 4):
             result = alone(config, seed, folder)
@@ -87,7 +87,7 @@ def test_others_are_spread_over_processes(tmp_path):
     assert outcomes[1, 0].curve[-1][0] == 60
     assert outcomes[1, 0].curve[-1][1] == outcomes[1, 0].summary["bias"]
     assert all(0 < value <= 500 for _, value in outcomes[2, 0].curve)
-    assert "Infinity" in "".join((tmp_path / "4" / seed / "metrics.jsonl").read_text() for seed in "04")
+    assert "NonFiniteError: update 3: loss/policy_gradient must be finite" in outcomes[4, 0].error
     for seed in (0, 4):
         assert "NonFiniteError: reward must be finite, got 1e+39" in outcomes[5, seed].error
 
