@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "play fresh episodes with a run's policy",
     "verify": "find every gradient in two ways and compare them",
     "lesson": "tell the lesson in the terminal, in five acts",
+    "export": "write a run's policy to a file that runs without pgtorch",
     "benchmark": "compare the speed with other code",
 }
 
