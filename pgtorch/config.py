@@ -16,7 +16,7 @@ LESSON = "restaurant_env:Restaurant-v0"
 
 # For an environment without tuned settings: many environments at once, advantages, everything on a scale of about 1.
 GENERAL: dict[str, Any] = {
-    "policy": "mlp",
+    "policy": "auto",
     "optimizer": "adam",
     "learning_rate": 3e-3,
     "value_learning_rate": 1e-2,
@@ -31,7 +31,6 @@ GENERAL: dict[str, Any] = {
     "max_gradient_norm": 0.5,
     "normalize_observations": True,
     "normalize_rewards": True,
-    "check_gradient": 20,
     "checkpoint_every": 100,
 }
 
@@ -93,11 +92,18 @@ class TrainConfig:
     target_return: float | None = None
     """Stop when the mean return of the last 100 episodes reaches this. None runs all updates."""
 
-    policy: Literal["bias", "mlp"] = "bias"
-    """bias: the lesson's one parameter; mlp: a network of tanh layers."""
+    policy: Annotated[
+        str, matching(r"bias|mlp|cnn|auto|[\w.]+:\w+", "bias, mlp, cnn, auto or the module:Class of your own policy")
+    ] = "bias"
+    """bias: the lesson's one parameter; mlp: a network of tanh layers; cnn: convolutions for images, then the same
+    layers; auto: cnn if the observations are images, else mlp; module:Class: your own subclass of pgtorch.Policy."""
+
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class in policy module:Class, as JSON."""
 
     hidden_sizes: tuple[Annotated[int, at_least(1)], ...] = (64, 64)
-    """Units of each hidden layer, for both policy and value function. Without layers both are linear."""
+    """Units of each hidden layer, for both policy and value function. Without layers both are linear. In a cnn these
+    layers follow the convolutions. A policy of your own has its own layers."""
 
     optimizer: Annotated[
         str, matching(r"sgd|adam|torch\.optim\.[A-Z]\w*", "sgd, adam or a name such as torch.optim.RMSprop")
@@ -167,9 +173,10 @@ class TrainConfig:
     step_timeout: Annotated[float, above(0)] = 60.0
     """Longest wait for one step of the environments in other processes, in seconds; only with vectorization async."""
 
-    check_gradient: Annotated[int, at_least(0)] = 1
+    check_gradient: Annotated[int, at_least(0)] | None = None
     """Compare autograd's gradient with the manual one every this many updates, at each of their gradient steps; 0:
-    never. A mismatch stops the run."""
+    never. A mismatch stops the run. None: every update for bias, every 20 for mlp, never for policies without a
+    derivation by hand."""
 
     check_update: Annotated[int, at_least(0)] = 0
     """Compare everything learned with a second, plain implementation every this many updates; 0: never. It takes about
@@ -224,6 +231,11 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
         ("num_minibatches", f"num_envs * num_steps is {rows}", config.num_minibatches > rows),
         ("step_timeout", "vectorization is not async", config.vectorization != "async"),
         ("hidden_sizes", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
+        (
+            "policy_kwargs",
+            f"policy is {config.policy}: only module:Class takes them; hidden_sizes sets the layers of mlp and cnn",
+            ":" not in config.policy,
+        ),
     ):
         if cannot and getattr(config, name) != defaults[name]:
             raise ValueError(f"{name} must not be {getattr(config, name)!r} if {when}")

@@ -118,7 +118,8 @@ def resume(
         config = read_config(path, content)
         history = read_record(folder, content["record"])
         with _setting_up():
-            require_trusted(config.env_id, folder, allow_import)
+            for name in (config.env_id, config.policy):
+                require_trusted(name, folder, allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))
             trainer = Trainer(config, policy)

@@ -20,7 +20,7 @@ from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
 from pgtorch.environment.normalization import ObservationNormalizer
 from pgtorch.environment.spaces import clipper, flattener
-from pgtorch.networks import make_policy
+from pgtorch.networks import policy_of
 from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, read_newest, require_like
 from pgtorch.record.folder import require_no_links
@@ -153,7 +153,7 @@ def _make_policy(path: Path, config: TrainConfig) -> Policy:
     try:
         spaces = _spaces_of(config)
         with as_global_stream(Generator()):  # the initial weights, which the saved ones replace
-            return make_policy(config.policy, *spaces, config.hidden_sizes)
+            return policy_of(config, *spaces)
     except (Exception, SystemExit) as error:  # whatever a module or a constructor raises
         reason = f"{type(error).__name__} {error}"
         raise CheckpointError(f"{path}: its environment or policy cannot be created: {reason}") from error
