@@ -161,7 +161,8 @@ class TrainConfig:
     """Scale the gradients of policy and value function, each separately, down to this norm. None leaves them."""
 
     normalize_observations: bool = False
-    """Scale observations to mean 0 and standard deviation 1, by running statistics."""
+    """Scale observations to mean 0 and standard deviation 1, by running statistics, images pixel by pixel. Otherwise
+    a cnn divides pixels by their upper bound."""
 
     normalize_rewards: bool = False
     """Scale discounted returns to standard deviation 1, by running statistics. Logged returns stay unscaled."""
