@@ -7,9 +7,9 @@ The core, in reading order:
     trainer          one update: guess, weigh, loss, derive, check, step
     rollout          collects what the policy saw, did and got
     returns          what multiplies log pi: rewards, returns, advantages
-    networks         policy and value function of fully connected layers
+    networks         policy and value function of fully connected layers, after convolutions if they see images
 
-The core builds on distributions, optimizers, gradient_check, config (every setting) and limits (their checks).
+The core builds on distributions, images, optimizers, gradient_check, config (every setting) and limits (their checks).
 run is the outer loop around the trainer: `train` and `resume`, which write to disk.
 
 The rooms:
@@ -40,11 +40,13 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from pgtorch.gradient_check import GradientMismatchError as GradientMismatchError
     from pgtorch.losses import policy_gradient_loss as policy_gradient_loss
     from pgtorch.manual_gradient import manual_gradient as manual_gradient
+    from pgtorch.networks import CNNPolicy as CNNPolicy
     from pgtorch.networks import MLPPolicy as MLPPolicy
     from pgtorch.policies import BiasPolicy as BiasPolicy
     from pgtorch.policies import Policy as Policy
     from pgtorch.record.checkpoint import CheckpointError as CheckpointError
     from pgtorch.record.evaluation import evaluate as evaluate
+    from pgtorch.record.export import export as export
     from pgtorch.record.trained_run import load_run as load_run
     from pgtorch.rollout import Rollout as Rollout
     from pgtorch.rollout import RolloutCollector as RolloutCollector
@@ -63,10 +65,11 @@ _MODULES = {
     "gradient_check": ("GradientMismatchError",),
     "losses": ("policy_gradient_loss",),
     "manual_gradient": ("manual_gradient",),
-    "networks": ("MLPPolicy",),
+    "networks": ("CNNPolicy", "MLPPolicy"),
     "policies": ("BiasPolicy", "Policy"),
     "record.checkpoint": ("CheckpointError",),
     "record.evaluation": ("evaluate",),
+    "record.export": ("export",),
     "record.trained_run": ("load_run",),
     "rollout": ("Rollout", "RolloutCollector"),
     "run": ("Callback", "SetupError", "TrainResult", "resume", "train"),

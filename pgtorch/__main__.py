@@ -16,6 +16,7 @@ from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, describ
 COMMANDS = {
     "train": "train a policy; without flags, the lesson",
     "evaluate": "play fresh episodes with a run's policy",
+    "export": "write a run's policy to a file that runs without pgtorch",
     "verify": "find every gradient in two ways and compare them",
     "lesson": "tell the lesson in the terminal, in five acts; --page shows it in the browser",
     "exercises": "fill in the lesson's ten functions, and check them",

@@ -17,7 +17,7 @@ LESSON = "restaurant_env:Restaurant-v0"
 # For an environment without tuned settings, half a million steps: many environments at once, advantages, everything on
 # a scale of about 1, and each rollout used ten times in random parts of 64 rows, as in PPO.
 GENERAL: dict[str, Any] = {
-    "policy": "mlp",
+    "policy": "auto",
     "optimizer": "adam",
     "learning_rate": 3e-4,
     "value_learning_rate": 1e-3,
@@ -34,7 +34,6 @@ GENERAL: dict[str, Any] = {
     "max_gradient_norm": 0.5,
     "normalize_observations": True,
     "normalize_rewards": True,
-    "check_gradient": 20,
     "checkpoint_every": 100,
 }
 
@@ -97,11 +96,19 @@ class TrainConfig:
     evaluation_episodes: Annotated[int, at_least(1, 1_000_000)] = 100
     """Episodes of each evaluation, greedy and sampled; each has its own environment. They do not count as training."""
 
-    policy: Literal["bias", "mlp"] = "bias"
-    """bias: the lesson's one parameter; mlp: a network of fully connected layers."""
+    policy: Annotated[
+        str, matching(r"bias|mlp|cnn|auto|[\w.]+:\w+", "bias, mlp, cnn, auto or the module:Class of your own policy")
+    ] = "bias"
+    """bias: the lesson's one parameter; mlp: a network of fully connected layers; cnn: convolutions for images, then
+    the same layers; auto: cnn if the observations are images, else mlp; module:Class: your own subclass of
+    pgtorch.Policy."""
+
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class in policy module:Class, as JSON."""
 
     hidden_sizes: tuple[Annotated[int, at_least(1)], ...] = (64, 64)
-    """Units of each hidden layer, for both policy and value function. Without layers both are linear."""
+    """Units of each hidden layer, for both policy and value function. Without layers both are linear. In a cnn these
+    layers follow the convolutions. A policy of your own has its own layers."""
 
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers, for both policy and value function."""
@@ -175,8 +182,9 @@ class TrainConfig:
     """Scale the gradients of policy and value function, each separately, down to this norm. None leaves them."""
 
     normalize_observations: bool = False
-    """Scale observations to mean 0 and standard deviation 1, by running statistics. One-hot observations (Discrete,
-    MultiDiscrete, MultiBinary) stay as they are."""
+    """Scale observations to mean 0 and standard deviation 1, by running statistics, images pixel by pixel. Otherwise a
+    cnn divides pixels by their upper bound. One-hot observations (Discrete, MultiDiscrete, MultiBinary) stay as they
+    are."""
 
     normalize_rewards: bool = False
     """Scale discounted returns to standard deviation 1, by running statistics. Logged returns stay unscaled."""
@@ -188,9 +196,10 @@ class TrainConfig:
     step_timeout: Annotated[float, above(0)] = 60.0
     """Longest wait for one step of the environments in other processes, in seconds; only with vectorization async."""
 
-    check_gradient: Annotated[int, at_least(0)] = 1
+    check_gradient: Annotated[int, at_least(0)] | None = None
     """Compare autograd's gradient with the manual one every this many updates, at each of their gradient steps; 0:
-    never. A mismatch stops the run."""
+    never. A mismatch stops the run. None: every update for bias, every 20 for mlp, never for policies without a
+    derivation by hand."""
 
     check_update: Annotated[int, at_least(0)] = 0
     """Compare everything learned with a second, plain implementation every this many updates; 0: never. It takes about
@@ -212,6 +221,11 @@ class TrainConfig:
 
         def __init__(self, env_id: str = LESSON, **settings: Any) -> None:
             _fill(self, {"env_id": env_id, **settings})
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The settings that may name a module, as `module:name`, whose code is then run."""
+        return self.env_id, self.policy, self.learning_rate_schedule
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
@@ -250,6 +264,11 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
         ("activation", "policy is bias and no value is learned", config.policy == "bias" and not learns_value),
         ("weight", "policy is not bias", config.policy != "bias"),
         ("start_bias", "policy is not bias", config.policy != "bias"),
+        (
+            "policy_kwargs",
+            f"policy is {config.policy}: only module:Class takes them; hidden_sizes sets the layers of mlp and cnn",
+            ":" not in config.policy,
+        ),
     ):
         if cannot and getattr(config, name) != defaults[name]:
             raise ValueError(f"{name} must not be {getattr(config, name)!r} if {when}")

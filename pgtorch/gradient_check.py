@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pgtorch.manual_gradient import gradient_magnitude, manual_gradient
+from pgtorch.manual_gradient import gradient_magnitude, has_derivation, manual_gradient
 from pgtorch.policies import BiasPolicy
 
 LIMIT = 32.0  # how far apart the two may be, in units of u C; rounding alone has never reached 5
@@ -23,6 +23,26 @@ class GradientMismatchError(ArithmeticError):
 def limit_for(policy: nn.Module) -> float:
     """How far apart the two gradients may be, in units of u C; 0 for the lesson's policy, whose bits must agree."""
     return 0.0 if isinstance(policy, BiasPolicy) else LIMIT
+
+
+def check_period(policy: nn.Module, asked: int | None) -> int:
+    """How many updates lie between two checks of a policy's gradient; 0: it is never checked.
+
+    Args:
+        policy: What is trained.
+        asked: The setting `check_gradient`; None is 1 for a `BiasPolicy`, 20 for an `MLPPolicy`, and 0 for any other.
+
+    Raises:
+        TypeError: If a check is asked for, but there is no derivation by hand.
+    """
+    if not has_derivation(policy):
+        if asked:
+            raise TypeError(
+                f"check_gradient must be 0 for {type(policy).__name__}: there is a derivation by hand for BiasPolicy "
+                "and MLPPolicy only"
+            )
+        return 0
+    return (1 if isinstance(policy, BiasPolicy) else 20) if asked is None else asked
 
 
 def check_gradient(

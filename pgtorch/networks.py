@@ -1,11 +1,11 @@
-"""Networks: a policy and a value function of fully connected layers, and policies by name."""
+"""Networks: policies and value functions, fully connected, with convolutions if they see images; policies by name."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from pgtorch.config import TrainConfig
 from pgtorch.distributions import ActionDistribution, head_of
 from pgtorch.environment.build import import_named
 from pgtorch.environment.spaces import SUPPORTED
+from pgtorch.images import Convolutions, image_shape
 from pgtorch.policies import BiasPolicy, Policy
 
 # Between two layers. Each has its derivative in `manual_gradient.py`.
@@ -95,6 +96,46 @@ class MLPPolicy(Policy):
         return head_of(self.action_space).noise((num_steps, num_rows, self.num_outputs), generator)
 
 
+class CNNPolicy(Policy):
+    """A policy for images: convolutions, then an `MLPPolicy` on their features.
+
+    Args:
+        observation_space: A space of images: see `pgtorch.images`.
+        action_space: As for `MLPPolicy`.
+        hidden_sizes: Units of each layer between the convolutions and the output.
+        activation: Of these layers.
+        pixel_scale: What pixels are multiplied by.
+
+    Raises:
+        TypeError: If a space is not supported.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        pixel_scale: float = 1 / 255,
+    ) -> None:
+        super().__init__()
+        self.convolutions = Convolutions(observation_space, pixel_scale)
+        self.head = MLPPolicy(self.convolutions.output_space, action_space, hidden_sizes, activation)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Parameters of the distribution, [B, outputs of the last layer], for images [B, *shape] or rows [B, D]."""
+        parameters: Tensor = self.head(self.convolutions(observation))
+        return parameters
+
+    def distribution(self, observation: Tensor) -> ActionDistribution:
+        """The distribution of the actions."""
+        return self.head.distribution(self.convolutions(observation))
+
+    def noise(self, num_steps: int, num_rows: int, generator: Generator) -> Tensor:
+        """Noise for `sample`, [T, B, outputs of the last layer]."""
+        return self.head.noise(num_steps, num_rows, generator)
+
+
 class ValueFunction(nn.Module):
     """A network for the value of an observation: the expected discounted return from there on.
 
@@ -114,6 +155,46 @@ class ValueFunction(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Values [B] of flattened observations [B, D]."""
         return feed_forward(self.layers, observation, self.activation).squeeze(-1)
+
+
+class CNNValueFunction(nn.Module):
+    """A value function for images: convolutions of its own, then a `ValueFunction` on their features.
+
+    Args:
+        observation_space: As for `CNNPolicy`.
+        hidden_sizes: Units of each layer between the convolutions and the value.
+        activation: Of these layers.
+        pixel_scale: What pixels are multiplied by.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space[Any], hidden_sizes: Sequence[int], activation: str, pixel_scale: float
+    ) -> None:
+        super().__init__()
+        self.convolutions = Convolutions(observation_space, pixel_scale)
+        self.head = ValueFunction(self.convolutions.output_space, hidden_sizes, activation)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values [B] of flattened observations [B, D]."""
+        value: Tensor = self.head(self.convolutions(observation))
+        return value
+
+
+class OwnValueFunction(nn.Module):
+    """The `value` method of a policy as a value function without parameters of its own: they are the policy's.
+
+    Args:
+        policy: A policy with a method value(observation), from [B, D] to [B].
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self._policy = (policy,)  # in a tuple, so that it is not a part of this module
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values [B] of flattened observations [B, D]."""
+        value: Tensor = self._policy[0].value(observation)  # type: ignore[operator]
+        return value
 
 
 def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
@@ -154,26 +235,36 @@ def make_policy(
     *,
     weight: float = 20.0,
     start_bias: float = 0.0,
+    kwargs: Mapping[str, Any] | None = None,
+    normalized: bool = False,
 ) -> Policy:
     """Make a policy by name.
 
     Args:
-        name: "bias", "mlp", or "module:Class" for a subclass of `Policy` in an importable module. Such a class is given
-            both spaces if its constructor has arguments without defaults.
+        name: "bias", "mlp", "cnn", "auto" ("cnn" if the observations are images, else "mlp"), or "module:Class" for a
+            subclass of `Policy` in an importable module. Such a class is given both spaces if its constructor has
+            arguments without defaults that `kwargs` does not name.
         observation_space: Of one observation.
         action_space: Of one action.
-        hidden_sizes: Of an "mlp".
-        activation: Of its hidden layers.
+        hidden_sizes: Of an "mlp" or a "cnn".
+        activation: Of these layers.
         weight: Of "bias", fixed.
         start_bias: Of "bias", where it starts.
+        kwargs: Keyword arguments of such a class.
+        normalized: Whether observations are normalized; otherwise a "cnn" scales pixels to [0, 1].
 
     Raises:
         TypeError: If the policy does not fit the spaces, or is not a `Policy`; the message names them.
         ValueError: If the name or the activation is none of the above.
         ImportError, AttributeError: If there is no such module or class.
     """
+    if name == "auto":
+        name = "mlp" if image_shape(observation_space) is None else "cnn"
     if name == "mlp":
         return MLPPolicy(observation_space, action_space, hidden_sizes, activation)
+    if name == "cnn":
+        scale = _pixel_scale(observation_space, normalized)
+        return CNNPolicy(observation_space, action_space, hidden_sizes, activation, scale)
     if name == "bias":
         if observation_space.shape == (1,) and action_space == spaces.Discrete(2):
             return BiasPolicy(weight, start_bias)
@@ -183,13 +274,14 @@ def make_policy(
         )
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ValueError(f"policy must be bias, mlp or module:Class, got {name!r}")
+        raise ValueError(f"policy must be bias, mlp, cnn, auto or module:Class, got {name!r}")
     made = getattr(import_named(module), attribute)
     if not (isinstance(made, type) and issubclass(made, Policy)):
         raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
-    arguments = inspect.signature(made).parameters.values()
+    settings = dict(kwargs or {})
+    arguments = [a for a in inspect.signature(made).parameters.values() if a.name not in settings]
     needs_spaces = any(a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD for a in arguments)
-    policy: Policy = made(observation_space, action_space) if needs_spaces else made()
+    policy: Policy = made(observation_space, action_space, **settings) if needs_spaces else made(**settings)
     return policy
 
 
@@ -203,13 +295,39 @@ def policy_of(config: TrainConfig, observation_space: spaces.Space[Any], action_
         config.activation,
         weight=config.weight,
         start_bias=config.start_bias,
+        kwargs=config.policy_kwargs,
+        normalized=config.normalize_observations,
     )
 
 
+def value_function_of(
+    config: TrainConfig, policy: Policy, observation_space: spaces.Space[Any]
+) -> ValueFunction | CNNValueFunction | OwnValueFunction | None:
+    """The value function that goes with a policy: its own, if it has one; None if the settings need none."""
+    if not (config.multiplier == "gae" or config.baseline == "value"):
+        return None
+    if callable(getattr(policy, "value", None)):
+        return OwnValueFunction(policy)
+    if image_shape(observation_space) is None or isinstance(policy, MLPPolicy):
+        return ValueFunction(observation_space, config.hidden_sizes, config.activation)
+    scale = _pixel_scale(observation_space, config.normalize_observations)
+    return CNNValueFunction(observation_space, config.hidden_sizes, config.activation, scale)
+
+
+def _pixel_scale(observation_space: spaces.Space[Any], normalized: bool) -> float:
+    if normalized or not isinstance(observation_space, spaces.Box):
+        return 1.0
+    return 1.0 / max(float(observation_space.high.max()), 1.0)
+
+
 def require_fit(
-    policy: Policy, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    policy: Policy,
+    num_envs: int,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    value_function: nn.Module | None = None,
 ) -> None:
-    """Call a policy once, to find out whether it fits its environment before anything is written.
+    """Call a policy and its value function once, to find out whether they fit before anything is written.
 
     Raises:
         TypeError: If a call fails, or what it returns does not fit.
@@ -220,6 +338,7 @@ def require_fit(
         action = policy.sample(observation, Generator())
         distribution = policy.distribution(observation)
         log_prob, entropy = distribution.log_prob(action), distribution.entropy()
+        value = log_prob if value_function is None else value_function(observation)
     except Exception as error:
         raise TypeError(f"{name} fails on observations {list(observation.shape)}: {error}") from error
     shapes = {"action": action.shape, "log_prob": log_prob.shape, "entropy": entropy.shape}
@@ -232,3 +351,5 @@ def require_fit(
         )
     if not log_prob.requires_grad:
         raise TypeError(f"{name} has nothing to learn: log_prob has no gradient")
+    if value.shape != wanted[:1]:
+        raise TypeError(f"{name}.value must return shape {list(wanted[:1])}, got {list(value.shape)}")

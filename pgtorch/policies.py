@@ -15,6 +15,9 @@ class Policy(nn.Module):
 
     Observations are B rows of D floating-point numbers, [B, D], flattened as Gymnasium does, `Discrete` ones as
     one-hot. Actions are [B, *action_shape], in the environment's format.
+
+    If a subclass defines `value(observation)`, from [B, D] to [B], that is the value function; its parameters are the
+    policy's, learned by the policy's optimizer.
     """
 
     def distribution(self, observation: Tensor) -> ActionDistribution:

@@ -158,7 +158,8 @@ def resume(
         config = read_config(path, content)
         history = read_record(folder, content["record"])
         with _setting_up():
-            require_trusted(config.env_id, folder, allow_import)
+            for name in config.imports:
+                require_trusted(name, folder, allow_import)
             import_allowed(allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))

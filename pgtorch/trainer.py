@@ -15,10 +15,9 @@ from pgtorch.environment.build import make_vector_env
 from pgtorch.environment.checks import NonFiniteError
 from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.environment.spaces import is_one_hot
-from pgtorch.gradient_check import check_gradient, largest_differences
+from pgtorch.gradient_check import check_gradient, check_period, largest_differences
 from pgtorch.losses import importance_weighted, policy_gradient_loss
-from pgtorch.manual_gradient import has_derivation
-from pgtorch.networks import ValueFunction, policy_of, require_fit
+from pgtorch.networks import policy_of, require_fit, value_function_of
 from pgtorch.optimizers import make_optimizer, make_schedule
 from pgtorch.policies import Policy
 from pgtorch.returns import weigh
@@ -52,19 +51,13 @@ class Trainer:
             step_timeout=config.step_timeout,
         )
         spaces = self.env.single_observation_space, self.env.single_action_space
-        learns_value = config.multiplier == "gae" or config.baseline == "value"
         with as_global_stream(self.generator):
             self.policy = policy or policy_of(config, *spaces)
-            layers = config.hidden_sizes, config.activation
-            self.value_function = ValueFunction(spaces[0], *layers) if learns_value else None
-        if config.check_gradient and not has_derivation(self.policy):
-            raise TypeError(
-                f"check_gradient must be 0 for {type(self.policy).__name__}: there is a derivation by hand for "
-                "BiasPolicy and MLPPolicy only"
-            )
-        require_fit(self.policy, config.num_envs, *spaces)
+            self.value_function = value_function_of(config, self.policy, spaces[0])
+        self.check_period = check_period(self.policy, config.check_gradient)
+        require_fit(self.policy, config.num_envs, *spaces, self.value_function)
         self.optimizers = {"policy": make_optimizer(config.optimizer, self.policy.parameters(), config.learning_rate)}
-        if self.value_function is not None:
+        if self.value_function is not None and any(True for _ in self.value_function.parameters()):
             rate = config.value_learning_rate or config.learning_rate
             self.optimizers["value"] = make_optimizer(config.optimizer, self.value_function.parameters(), rate)
         self.schedule = make_schedule(config.learning_rate_schedule)
@@ -158,7 +151,7 @@ class Trainer:
         del distribution, log_prob, entropy, policy_loss, loss  # and the graph: the check needs as much memory again
 
         # Check: the same gradient by hand
-        if config.check_gradient and self.num_updates % config.check_gradient == 0:
+        if self.check_period and self.num_updates % self.check_period == 0:
             figures |= check_gradient(
                 self.policy,
                 batch.observation,

@@ -98,6 +98,20 @@ def test_defaults_are_the_lesson():
         ({"checkpoint_every": -1}, ValueError, "checkpoint_every must be at least 0, got -1"),
         ({"policy": "mlp", "weight": 3.0}, ValueError, "weight must not be 3.0 if policy is not bias"),
         ({"env_id": "CartPole-v1", "start_bias": 1}, ValueError, "start_bias must not be 1.0 if policy is not bias"),
+        ({"policy": "cat"}, ValueError, "policy must be bias, mlp, cnn, auto or the module:Class of .*, got 'cat'"),
+        ({"policy": "my module:Mine"}, ValueError, "policy must be .*, got 'my module:Mine'"),
+        ({"policy": "mine:"}, ValueError, "policy must be .*, got 'mine:'"),
+        (
+            {"policy_kwargs": {"a": 1}},
+            ValueError,
+            r"policy_kwargs must not be \{'a': 1\} if policy is bias: only module:",
+        ),
+        (
+            {"policy": "cnn", "policy_kwargs": {"a": 1}},
+            ValueError,
+            "if policy is cnn: .*; hidden_sizes sets the layers",
+        ),
+        ({"policy": "mine:Mine", "policy_kwargs": [1]}, TypeError, r"policy_kwargs must be a dict, got \[1\]"),
         ({"check_gradient": -1}, ValueError, "check_gradient must be at least 0, got -1"),
     ],
 )
@@ -108,7 +122,7 @@ def test_refuses_what_is_out_of_range(settings, error, message):
 
 def test_defaults_follow_the_environment():
     cartpole = TrainConfig("CartPole-v1", seed=3)
-    assert (cartpole.policy, cartpole.optimizer, cartpole.multiplier, cartpole.seed) == ("mlp", "adam", "gae", 3)
+    assert (cartpole.policy, cartpole.optimizer, cartpole.multiplier, cartpole.seed) == ("auto", "adam", "gae", 3)
     assert cartpole.num_envs == TUNED["CartPole-v1"]["num_envs"]
     assert TrainConfig(env_id="module:CartPole-v1").num_envs == cartpole.num_envs
     assert TrainConfig("CartPole-v1", num_envs=5).num_envs == 5
@@ -147,6 +161,7 @@ def test_an_unknown_setting_gets_the_nearest_name(name, message):
         {"discount": 0, "gae_lambda": 1, "seed": 0, "num_threads": 1024, "num_epochs": 10_000},
         {"seed": 2**63 - 1, "entropy_coefficient": 0, "checkpoint_every": 0, "check_gradient": 0},
         {"policy": "mlp", "hidden_sizes": [], "target_return": -3e38, "learning_rate": 3e38, "num_envs": 2**27},
+        {"policy": "my.module:Mine", "policy_kwargs": {"units": [3, 4]}, "check_gradient": None},
         {"optimizer": "torch.optim.RMSprop", "value_learning_rate": None, "max_gradient_norm": 1e-9},
     ],
 )

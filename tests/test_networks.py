@@ -213,6 +213,12 @@ def test_a_policy_is_made_by_its_name(own_module):
     assert type(make_policy("own_policies:Mine", BOX, DISCRETE)) is Mine
     fitted = make_policy("own_policies:Fitted", BOX, spaces.Discrete(5))
     assert (type(fitted), fitted.observation_space, len(fitted.logits)) == (Fitted, BOX, 5)
+    actor = make_policy("own:Actor", BOX, DISCRETE, kwargs={"units": 3})
+    assert (actor.trunk.in_features, actor.trunk.out_features) == (4, 3)
+    given = make_policy("own:Actor", BOX, DISCRETE, kwargs={"observation_space": HUNGER, "action_space": DISCRETE})
+    assert given.trunk.in_features == 1  # all are named, so the spaces are not given again
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unit'"):
+        make_policy("own:Actor", BOX, DISCRETE, kwargs={"unit": 3})
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_a_policy_is_made_by_its_name(own_module):
         ("own_policies:number", TypeError, "policy must be a subclass of pgtorch.Policy, got own_policies:number"),
         ("own_policies:Missing", AttributeError, "Missing"),
         ("no_such_module:Mine", ImportError, "no_such_module"),
-        ("cnn9", ValueError, "policy must be bias, mlp or module:Class, got 'cnn9'"),
+        ("cnn9", ValueError, "policy must be bias, mlp, cnn, auto or module:Class, got 'cnn9'"),
         (":Mine", ValueError, "policy must be .* got ':Mine'"),
         ("own_policies:", ValueError, "policy must be .* got 'own_policies:'"),
     ],

@@ -5,9 +5,11 @@ import json
 import shutil
 import types
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import own
 import pytest
 from support import call, disturb_global_streams, leaves, run_python, stop_after
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorB
 LESSON = "restaurant_env:Restaurant-v0"
 SMALL = {"num_envs": 2, "num_steps": 8, "num_updates": 20, "hidden_sizes": (4,), "check_gradient": 4}
 SMALL |= {"num_epochs": 1, "num_minibatches": 1}
+OWN = {"num_envs": 2, "num_steps": 8, "num_updates": 20}
 LAST, KILLED_AT, EVERY = 20, 13, 5  # checkpoints at 5 and 10; the updates 11 to 13 are on disk, and must go
 EVALUATED = {"evaluate_every": 3, "evaluation_episodes": 4}  # a best policy may be found at 12, and must go
 CASES = {
@@ -40,6 +43,9 @@ CASES = {
     "lake": ("FrozenLake-v1", SMALL),
     "restaurants, evaluated": (LESSON, {"num_envs": 2, "num_updates": 20, **EVALUATED}),
     "cart, evaluated": ("CartPole-v1", {**SMALL, **EVALUATED}),
+    "images": ("Dot-v0", {**SMALL, "check_gradient": None, "env_kwargs": {"shape": [5, 5, 1]}}),
+    "own policy": ("CartPole-v1", {**OWN, "policy": "own:Actor", "policy_kwargs": {"units": 3}}),
+    "own values": ("CartPole-v1", {**OWN, "policy": "own:ActorCritic", "num_epochs": 2}),
     "restaurants one by one": (LESSON, {"num_envs": 2, "num_updates": 20, "vectorization": "sync"}),
 }
 
@@ -127,7 +133,8 @@ def killed(tmp_path_factory):
     """Folders of runs that were killed (signal 9) after update 13, by case."""
     folders = {case: tmp_path_factory.mktemp("killed") / "run" for case in CASES}
     settings = [config_of(case, folder).to_dict() for case, folder in folders.items()]
-    done = run_python("-c", KILL, KILLED_AT, json.dumps(settings))
+    script = f"import sys; sys.path.append({str(Path(own.__file__).parent)!r}); import own\n{KILL}"
+    done = run_python("-c", script, KILLED_AT, json.dumps(settings))
     assert done.returncode == 0, done.stderr
     return folders
 

@@ -179,9 +179,9 @@ def test_a_policy_without_a_derivation_is_refused_or_trained_unchecked(tmp_path)
         """No derivation by hand."""
 
     with pytest.raises(SetupError, match="check_gradient must be 0 for Mine: there is a derivation by hand for "):
-        train(TrainConfig(run_dir=tmp_path / "run", **SHORT), policy=Mine())
+        train(TrainConfig(check_gradient=1, run_dir=tmp_path / "run", **SHORT), policy=Mine())
     assert not list(tmp_path.iterdir())
-    train(TrainConfig(check_gradient=0, run_dir=tmp_path / "run", **SHORT), policy=Mine())
+    train(TrainConfig(run_dir=tmp_path / "run", **SHORT), policy=Mine())
 
 
 def test_the_gradient_check_can_be_switched_off(tmp_path, monkeypatch):

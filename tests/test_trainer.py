@@ -14,6 +14,7 @@ from torch import nn
 import pgtorch.gradient_check
 from pgtorch import BiasPolicy, GradientMismatchError, MLPPolicy, NonFiniteError, TrainConfig, Trainer
 from pgtorch.distributions import as_global_stream
+from pgtorch.proof.twin import require_twin
 from pgtorch.returns import weigh
 
 CART = {
@@ -141,8 +142,8 @@ TABLE = [
     Row("checkpoint_every", 1, set()),
     Row("pictures", False, set()),
 ]
-ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "vectorization", "step_timeout", "check_update"}
-ELSEWHERE |= {"weight", "start_bias"}  # of the lesson's policy
+ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "policy_kwargs", "vectorization"}
+ELSEWHERE |= {"step_timeout", "check_update", "weight", "start_bias"}
 
 
 def observables(monkeypatch, updates, settings):
@@ -398,10 +399,58 @@ class Mine(BiasPolicy):
 
 def test_a_policy_without_a_derivation_can_be_trained_unchecked():
     with pytest.raises(TypeError, match="check_gradient must be 0 for Mine: there is a derivation by hand for "):
-        Trainer(TrainConfig(), Mine())
-    trainer = Trainer(TrainConfig(check_gradient=0, num_envs=50), Mine())
+        Trainer(TrainConfig(check_gradient=1), Mine())
+    trainer = Trainer(TrainConfig(num_envs=50), Mine())
     assert "gradient/manual" not in trainer.update()
     assert trainer.policy.bias.item() != 0
+
+
+@pytest.mark.parametrize(("policy", "period"), [(None, 20), (Mine(), 0)], ids=["mlp", "mine"])
+def test_a_gradient_is_checked_as_often_as_its_policy_allows(policy, period):
+    config = TrainConfig("CartPole-v1") if policy is None else TrainConfig()
+    assert Trainer(config, policy).check_period == period
+    assert Trainer(TrainConfig()).check_period == 1
+
+
+# A policy with a value function of its own
+
+OWN = {"num_envs": 4, "num_steps": 8, "optimizer": "sgd", "learning_rate": 0.1, "learning_rate_decay": False}
+OWN |= {"max_gradient_norm": None, "value_coefficient": 0.25}
+
+
+def own(name="own:ActorCritic", **settings):
+    return Trainer(TrainConfig("CartPole-v1", policy=name, **{**OWN, **settings}))
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.01])
+def test_shared_units_take_one_step_for_both_losses(max_norm):
+    trainer, twin = own(max_gradient_norm=max_norm), own()
+    assert list(trainer.optimizers) == ["policy"]
+    rollout = twin.collector.collect(twin.policy, twin.generator)
+    batch = weigh(rollout, twin.policy.value, twin.config)
+    log_prob, value = twin.policy.log_prob(batch.observation, batch.action), twin.policy.value(batch.observation)
+    loss = -(log_prob * batch.multiplier).mean() + 0.25 * (value - batch.target).square().mean()
+    parameters = list(twin.policy.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    factor = 1.0 if max_norm is None else max_norm / norm
+    assert trainer.update()["gradient/norm"] == pytest.approx(norm.item(), rel=1e-5)
+    for found, parameter, gradient in zip(trainer.policy.parameters(), parameters, gradients, strict=True):
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(found.detach(), parameter.detach() - 0.1 * factor * gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_the_values_are_the_policys_own():
+    trainer = own()
+    observation = torch.randn(5, 4, generator=seeded())
+    assert torch.equal(trainer.value_function(observation), trainer.policy.value(observation))
+    assert own("own:Actor").value_function(observation).shape == (5,)
+    assert list(own("own:Actor").optimizers) == ["policy", "value"]
+    assert own(multiplier="reward-to-go", baseline="none").value_function is None
+    with pytest.raises(TypeError, match=r"^Column\.value must return shape \[4\], got \[4, 1\]"):
+        own("own:Column")
+    with pytest.raises(TypeError, match="check_update must be 0 for ActorCritic: the reference has only BiasPolicy"):
+        require_twin(trainer)
 
 
 # Figures

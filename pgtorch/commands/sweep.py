@@ -234,7 +234,7 @@ def write_out(flags: WriteOut, stop: StopSignals) -> int:
         run_dir = flags.sweep_dir / f"learner-{flags.learner}"
         settings = content["settings"][learner["setting"]]["config"]
         config = TrainConfig(**{**settings, "seed": learner["seed"], "run_dir": run_dir})
-        for name in (config.env_id, config.policy):
+        for name in config.imports:
             require_trusted(name, flags.sweep_dir, flags.allow_import)
     except (OSError, ValueError, LookupError, TypeError, UntrustedModuleError) as error:
         return complain(f"{str(flags.sweep_dir)!r} must be the folder of a sweep: {error}", WRONG_INPUT)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pgtorch.commands.command_line import WRONG_INPUT, complain, parse, printable
 from pgtorch.config import LESSON, TrainConfig
 from pgtorch.limits import at_least
+from pgtorch.manual_gradient import has_derivation
 from pgtorch.record.folder import RUNS
 from pgtorch.run import SetupError, TrainResult, resume, train
 
@@ -205,6 +206,10 @@ def summary(result: TrainResult) -> str:
     if "largest_gradient_difference" in figures:
         difference = figures["largest_gradient_difference"]
         lines.append(f"largest gradient difference  {difference:8.2g}   autograd against the chain rule by hand")
+    elif result.config.check_gradient is None and not has_derivation(result.policy):
+        lines.append(
+            f"gradient check                    off   no derivation by hand for {type(result.policy).__name__}"
+        )
     shown = result.run_dir.parent if result.run_dir.parent == RUNS else result.run_dir
     lines.append(f"run folder                   {printable(result.run_dir)}")
     lines.append(f"hash                         {result.hash[:16]}   of metrics and parameters")

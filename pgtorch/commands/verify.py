@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, cast
 
 import torch
@@ -34,7 +34,11 @@ class Arguments:
     """Flags."""
 
     policy: str | None = None
-    """What to verify: bias, mlp, or module:Class. None uses bias in Restaurant-v0, mlp elsewhere."""
+    """What to verify: bias, mlp, cnn, or module:Class. None uses bias in Restaurant-v0; elsewhere cnn if the
+    observations are images, else mlp."""
+
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class in policy module:Class, as JSON."""
 
     env_id: str | None = None
     """Gymnasium id of the environment to verify it in. None uses Restaurant-v0."""
@@ -91,14 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def wanted_rows(flags: Arguments) -> Iterator[Row]:
     """All rows, or those of one policy in one environment, which are created first to check that they fit."""
-    if flags.policy is None and flags.env_id is None:
+    if flags.policy is None and flags.env_id is None and not flags.policy_kwargs:
         return shipped_rows(seed=flags.seed, episodes=flags.episodes)
     env_id = flags.env_id or LESSON
-    name = flags.policy or ("bias" if env_id.endswith("Restaurant-v0") else "mlp")
+    name = flags.policy or ("bias" if env_id.endswith("Restaurant-v0") else "auto")
+    if flags.policy_kwargs and ":" not in name:
+        raise ValueError(f"--policy-kwargs goes with --policy module:Class, got {name}")
     with closing(make_vector_env(env_id, num_envs=1, env_kwargs={})) as env:
         spaces = env.single_observation_space, env.single_action_space
     with as_global_stream(Generator().manual_seed(flags.seed)):
-        policy = make_policy(name, *spaces)
+        policy = make_policy(name, *spaces, kwargs=flags.policy_kwargs)
     require_fit(policy, 1, *spaces)
     return rows(policy, env_id, seed=flags.seed, episodes=flags.episodes)
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 CLIP = 10.0  # beyond it normalized values are outliers, not information
+EPSILON = 1e-8  # added to a variance, which may be 0
 
 
 class RunningMoments:
@@ -66,7 +67,7 @@ class ObservationNormalizer:
 
     def __call__(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
         """Normalize rows [N, D] by the statistics so far."""
-        scaled = (observation - self.moments.mean) / np.sqrt(self.moments.variance + 1e-8)
+        scaled = (observation - self.moments.mean) / np.sqrt(self.moments.variance + EPSILON)
         return np.clip(scaled, -CLIP, CLIP)
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class RewardNormalizer:
 
     def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.floating]:
         """Normalize rewards of any shape by the statistics so far."""
-        scale = float(np.sqrt(self.moments.variance[0] + 1e-8))
+        scale = float(np.sqrt(self.moments.variance[0] + EPSILON))
         normalized: NDArray[np.floating] = np.clip(reward / scale, -CLIP, CLIP)
         return normalized
 

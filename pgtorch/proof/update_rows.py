@@ -111,7 +111,7 @@ def scalar_envs(config: TrainConfig) -> tuple[list[gym.Env[Any, Any]], str]:
 @torch.no_grad()
 def _spread(trainer: Trainer) -> None:
     """Move a network's parameters away from their start, at which biases are 0 and all actions equally likely."""
-    if trainer.config.policy != "mlp":
+    if not isinstance(trainer.policy, MLPPolicy):
         return
     generator = torch.Generator().manual_seed(trainer.config.seed)
     for module in filter(None, (trainer.policy, trainer.value_function)):

@@ -124,7 +124,7 @@ def load_run(
 
     path, content = read_newest(folder, checked)
     config = read_config(path, content)
-    for name in (config.env_id, config.policy):
+    for name in config.imports:
         require_trusted(name, folder, allow_import)
     import_allowed(allow_import)
     state = content["best" if which == "best" else "trainer"]

@@ -109,7 +109,7 @@ def test_both_ids_work(run_script, tmp_path, env_id):
         ("--num-steps -2", "num_steps"),
         ("--seed -1", "seed"),
         ("--optimizer newton", "optimizer must be sgd, adam or"),
-        ("--policy cat", "invalid choice 'cat' for argument '--policy'"),
+        ("--policy cat", "policy must be bias, mlp, cnn, auto or the module:Class of your own policy, got 'cat'"),
         ("--spice 3", "unknown flag --spice"),
         ("--learning-rat 3", "unknown flag --learning-rat. Perhaps you meant --learning-rate?"),
         ("--no-picture", "unknown flag --no-picture. Perhaps you meant --no-pictures?"),
