@@ -1,6 +1,6 @@
 """Measurements for the rows: autograd's gradient, slopes by finite differences, standard errors.
 
-P is the number of parameters of a policy.
+P is the number of parameters of a policy, V that of directions in which they are moved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,21 @@ from pgtorch.losses import policy_gradient_loss
 from pgtorch.policies import Policy
 
 STANDARD_ERRORS = 6.0  # by t with 63 degrees of freedom, a correct estimate is further off once in ten million times
+STEPS = (1e-3, 1e-4, 1e-5)  # of finite differences; the next one only where there is a kink within the one before
+SMOOTH = 1e-8  # a slope whose one-sided views differ by more than this is not known well enough to judge a gradient
 Gradient = dict[str, Tensor]
+
+# Derivatives at 0 of the cubics through four neighbors of the points -3, ..., 3, from those on the left to those on the
+# right. The two in the middle average to the five-point difference.
+CUBICS = torch.tensor(
+    [
+        [-2, 9, -18, 11, 0, 0, 0],
+        [0, 1, -6, 3, 2, 0, 0],
+        [0, 0, -2, -3, 6, -1, 0],
+        [0, 0, 0, -11, 18, -9, 2],
+    ],
+    dtype=torch.float64,
+).div_(6)
 
 
 def autograd_gradient(policy: Policy, observation: Tensor, action: Tensor, multiplier: Tensor) -> Gradient:
@@ -62,16 +76,67 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def moved(policy: Policy, generator: Generator) -> Policy:
-    """A copy with noise added to every parameter, so that nothing is right only because a parameter is 0."""
+    """A copy with noise added to every parameter, so that nothing is right only because a parameter is 0.
+
+    The noise has a standard deviation of 0.3, and less in layers of more than 16 inputs, whose outputs it would swamp.
+    """
     policy = copy.deepcopy(policy)
     with torch.no_grad():
         for parameter in learned(policy).values():
-            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator))
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            deviation = 0.3 * min(1.0, math.sqrt(16 / inputs))
+            parameter.add_(deviation * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator))
     return policy
 
 
-def slope(policy: Policy, function: Callable[[], Tensor], direction: Tensor, step: float = 1e-3) -> Tensor:
-    """Derivative of a function of the policy along a direction of its parameters, [P], by a five-point difference."""
+def directions_along(gradient: Gradient, generator: Generator) -> Tensor:
+    """Directions of length 1 to compare a gradient in, [V, P]: along it, along each parameter's part of it, random."""
+    whole = flat(gradient)
+    parts, sizes = [], [part.numel() for part in gradient.values()]
+    for chosen in range(len(sizes)):
+        mask = torch.cat([torch.full((n,), float(i == chosen), dtype=whole.dtype) for i, n in enumerate(sizes)])
+        parts.append(whole * mask)
+    noise = torch.randn(8, len(whole), dtype=whole.dtype, generator=generator)
+    candidates = torch.stack([whole, *parts, *noise])
+    return torch.nn.functional.normalize(candidates[candidates.any(dim=1)])
+
+
+def slopes(
+    policy: Policy, function: Callable[[], Tensor], directions: Tensor, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of a function of the policy along directions of its parameters, by finite differences.
+
+    Where the function has a kink, as a ReLU network has, a difference across it is not a derivative. A kink shows in
+    the values themselves: the views from the left and from the right differ. Such a slope is taken again with shorter
+    steps, and what remains is marked. Autograd's gradient has no say in this.
+
+    Args:
+        policy: Its parameters are moved, and put back.
+        function: Gives numbers of any shape [...], such as one for each row; slopes are judged number by number.
+        directions: [V, P].
+        scale: Length of the gradient; views may differ by a hundred millionth of it, and by what rounding explains.
+
+    Returns:
+        The slopes, and whether each is smooth, [V, ...] each. A slope that is not finite counts as smooth: it is wrong.
+    """
+    found, smooth = [], []
+    for direction in directions:
+        rise, is_smooth = _slope(policy, function, direction, STEPS[0], scale)
+        for step in STEPS[1:]:
+            if is_smooth.all():
+                break
+            finer, is_finer_smooth = _slope(policy, function, direction, step, scale)
+            rise = torch.where(is_smooth, rise, finer)
+            is_smooth = is_smooth | is_finer_smooth
+        found.append(rise)
+        smooth.append(is_smooth)
+    return torch.stack(found), torch.stack(smooth)
+
+
+def _slope(
+    policy: Policy, function: Callable[[], Tensor], direction: Tensor, step: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """A five-point difference, and whether the cubics on the left and on the right have that slope as well."""
     parameters = list(learned(policy).values())
     start = nn.utils.parameters_to_vector(parameters).detach()
 
@@ -80,23 +145,31 @@ def slope(policy: Policy, function: Callable[[], Tensor], direction: Tensor, ste
         with torch.no_grad():
             return function()
 
-    rise = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+    values = torch.stack([at(step * point) for point in range(-3, 4)])
     nn.utils.vector_to_parameters(start, parameters)
-    return rise
+    views = torch.tensordot(CUBICS.to(values.dtype), values, dims=1) / step  # [4, ...]
+    spread = views.amax(0) - views.amin(0)
+    rounding = 32 * torch.finfo(values.dtype).eps * values.abs().amax(0) / step
+    return views[1:3].mean(0), ~(spread > SMOOTH * scale + rounding)  # NaN is not a kink
 
 
 def z_score(batches: Tensor, *, exact: Tensor) -> float:
     """How many standard errors the mean of batches, [n, P], is from the exact numbers, [P]. The worst view counts.
 
     The views are: along the exact vector, along eight random directions, and each number that changes in at least half
-    of the batches. If a number hardly ever changes, n batches are too few to estimate its standard error.
+    of the batches; 10,000 of these at most. If a number hardly ever changes, n batches are too few to estimate its
+    standard error.
     """
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(8, len(exact), dtype=exact.dtype, generator=generator)
-    changing = (batches != batches[0]).double().mean(0) >= 0.5  # noqa: PLR2004
-    views = torch.cat([exact.unsqueeze(0), directions, torch.eye(len(exact), dtype=exact.dtype)[changing]])  # [V, P]
-    seen, wanted = batches @ views.T, views @ exact  # [n, V], [V]
+    directions = torch.cat([exact.unsqueeze(0), torch.randn(8, len(exact), dtype=exact.dtype, generator=generator)])
+    changing = ((batches != batches[0]).double().mean(0) >= 0.5).nonzero().squeeze(1)  # noqa: PLR2004
+    changing = changing[:: 1 + len(changing) // 10_000]
+
+    def views(vectors: Tensor, along: Tensor) -> Tensor:  # [..., P] to [..., V]
+        return torch.cat([vectors @ along.T, vectors[..., changing]], dim=-1)
+
+    seen, wanted = views(batches, directions), views(exact, directions)  # [n, V], [V]
     error = seen.std(0) / math.sqrt(len(batches))
-    rounding = 1e-12 * (batches.abs().mean(0) + exact.abs()) @ views.T.abs()  # of views whose standard error is 0
+    rounding = 1e-12 * views(batches.abs().mean(0) + exact.abs(), directions.abs())  # if the standard error is 0
     distance = ((seen.mean(0) - wanted).abs() - rounding).clamp(min=0)
     return torch.where(distance == 0, 0.0, distance / error).max().item()

@@ -22,12 +22,13 @@ from pgtorch.policies import Policy
 from pgtorch.proof.measures import (
     STANDARD_ERRORS,
     autograd_gradient,
+    directions_along,
     flat,
     gradient_of,
     learned,
     moved,
     relative_error,
-    slope,
+    slopes,
     z_score,
 )
 from pgtorch.proof.table import Row
@@ -35,6 +36,8 @@ from pgtorch.proof.table import Row
 MOST_ACTIONS = 1_000  # a larger action space is not enumerated
 SHORTEST = 1e-5  # a gradient shorter than that is compared with this length: slopes are rounded
 SAMPLES, BATCHES = 20_000, 64  # rows of a batch, and number of batches
+LEAST_SMOOTH = 0.5  # of the rows, in each direction
+MOST_NUMBERS = 2**22  # of a batch: with larger observations, such as images, it has fewer rows
 
 
 def policy_rows(
@@ -109,31 +112,38 @@ class _Case:
         return torch.randn(shape, dtype=self.dtype(), generator=self.generator)
 
     def observations(self, count: int) -> Tensor:
-        """Uniform if the space is a bounded Box, normal if it is unbounded, [count, *shape]; else flattened samples."""
+        """Uniform if the space is a bounded Box, normal if it is unbounded; else samples. Flattened, [count, D]."""
         space = self.observation_space
         if isinstance(space, spaces.Box):
             low, high = torch.as_tensor(space.low).to(self.dtype()), torch.as_tensor(space.high).to(self.dtype())
             uniform = torch.rand(count, *space.shape, dtype=self.dtype(), generator=self.generator)
             bounded = torch.as_tensor(space.bounded_below & space.bounded_above) & (high - low < 1e6)  # noqa: PLR2004
-            return torch.where(bounded, low + uniform * (high - low), self.normal(count, *space.shape))
+            return torch.where(bounded, low + uniform * (high - low), self.normal(count, *space.shape)).reshape(
+                count, -1
+            )
         space = copy.deepcopy(space)  # the caller's keeps its own generator
         space.seed(int(torch.randint(2**31, (), generator=self.generator)))
         rows = [np.asarray(spaces.flatten(space, space.sample())) for _ in range(count)]
         return torch.as_tensor(np.stack(rows)).to(self.dtype())
 
-    def uncertain_observations(self) -> Tensor:
-        """16 of 1,024 observations, repeated: 8 of the largest entropy, 8 spread over those where no action is certain.
+    def rows(self, most: int, least: int) -> int:
+        """How many rows a batch has: as many as fit, between the two."""
+        return max(least, min(most, MOST_NUMBERS // spaces.flatdim(self.observation_space)))
 
-        A certain policy hides a fault of sampling, and one that is nearly uniform hides a wrong temperature.
+    def uncertain_observations(self) -> Tensor:
+        """16 of 1,024 observations, each repeated in neighboring rows.
+
+        8 are of the largest entropy, 8 spread over those where no action is certain. A certain policy hides a fault of
+        sampling, and one that is nearly uniform hides a wrong temperature.
         """
-        observation = self.observations(1024)
+        observation = self.observations(self.rows(1024, 64))
         with torch.no_grad():
             entropy = self.policy.distribution(observation).entropy()
         ranked = observation[entropy.argsort(descending=True)]
         if not isinstance(self.action_space, spaces.Box):  # whose entropy may be negative
             ranked = ranked[: max(16, int((entropy > entropy.max() / 20).sum()))]
         spread = torch.linspace(8, len(ranked) - 1, 8).long()
-        return torch.cat([ranked[:8], ranked[spread]]).repeat_interleave(SAMPLES // 16, dim=0)
+        return torch.cat([ranked[:8], ranked[spread]]).repeat_interleave(self.rows(SAMPLES, 320) // 16, dim=0)
 
     def sample(self, observation: Tensor) -> Tensor:
         return self.policy.sample(observation, self.generator)
@@ -159,22 +169,31 @@ def _autograd_against_manual(case: _Case) -> Row:
 
 def _finite_differences(case: _Case) -> Row:
     observation, action, multiplier = case.batch(32)
-    return _slopes_row(case, lambda: policy_gradient_loss(case.policy.log_prob(observation, action), multiplier))
+    return _slopes_row(case, lambda: -case.policy.log_prob(observation, action) * multiplier)
 
 
 def _entropy_gradient(case: _Case) -> Row:
     observation = case.observations(32)
-    return _slopes_row(case, lambda: case.policy.distribution(observation).entropy().mean())
+    return _slopes_row(case, lambda: case.policy.distribution(observation).entropy())
 
 
-def _slopes_row(case: _Case, value: Callable[[], Tensor]) -> Row:
-    """Autograd's gradient of a value against its slopes."""
-    gradient = flat(gradient_of(case.policy, value()))
-    directions = torch.nn.functional.normalize(torch.stack([gradient, *case.normal(8, len(gradient))]))
-    slopes = torch.stack([slope(case.policy, value, direction) for direction in directions])
-    scale = max(gradient.norm().item(), slopes.abs().max().item(), SHORTEST)
-    error = (slopes - directions @ gradient).abs().max().item() / scale
-    note = "float64, along the gradient and 8 random directions"
+def _slopes_row(case: _Case, values: Callable[[], Tensor]) -> Row:
+    """Autograd's gradient of a mean of values, [B], against its slopes: in each direction, of rows without a kink."""
+    policy, count = case.policy, len(values())
+    gradient = gradient_of(policy, values().mean())
+    whole, directions = flat(gradient), directions_along(gradient, case.generator)
+    scale = max(whole.norm().item(), SHORTEST)
+    rises, smooth = slopes(policy, values, directions, scale=scale)  # [V, B] each
+    found = [
+        whole if rows.all() else flat(gradient_of(policy, values()[rows].sum() / count)) for rows in smooth
+    ]  # [P] each
+    wanted = torch.where(smooth, rises, 0.0).sum(1) / count  # [V]
+    error = ((torch.stack(found) * directions).sum(1) - wanted).abs().max().item() / max(
+        scale, wanted.abs().max().item()
+    )
+    note = f"float64, {len(directions)} directions, {smooth.double().mean():.0%} of the slopes without a kink"
+    if smooth.double().mean(1).min() < LEAST_SMOOTH:
+        error, note = math.inf, f"{note}: too few; is the policy differentiable, and computed in float64?"
     return case.row(error, limit=1e-7, unit="relative", note=note)
 
 
@@ -237,11 +256,12 @@ def _sum_of_probabilities(case: _Case) -> Row:
 
 def _density_row(case: _Case) -> Row:
     """The integral of a density over one or two numbers, by midpoints, from the least to the largest sample."""
-    observation, worst = case.observations(4), 0.0
+    observation, worst, size = case.observations(4), 0.0, case.rows(SAMPLES, 320)
     for row in observation:
-        drawn = case.sample(row.expand(SAMPLES, *row.shape)).double()
+        draws = [case.sample(row.expand(size, *row.shape)).double() for _ in range(max(1, 5000 // size))]
+        drawn = torch.cat(draws)
         low, width = drawn.min(0).values, drawn.max(0).values - drawn.min(0).values
-        count = 4000 if len(low) == 1 else 400
+        count = case.rows(4000, 400) if len(low) == 1 else math.isqrt(case.rows(160_000, 1600))
         at = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         grid = low + width * torch.cartesian_prod(*[at] * len(low)).reshape(-1, len(low))
         with torch.no_grad():
@@ -275,14 +295,15 @@ def _mean_surprise(case: _Case) -> Row:
 def _joint_moments(case: _Case) -> Row:
     """Products of two components of an action, each around its mean: what they are in the samples and what by pi.
 
-    For a Box by Stein's identity instead: the mean of (v . grad log pi)^2 + v . (grad grad log pi) v is 0 for any v.
+    For a Box by Stein's identity instead: the mean of f d log pi / da_i + df / da_i is 0 for any f that vanishes where
+    a_i leaves its support. It holds for densities with kinks and with bounds.
     """
     actions, observation = _all_actions(case.action_space), case.uncertain_observations()
-    found = []
+    found, size = [], len(observation) // 16
+    few = observation[::size]
     if actions is not None:
         values = actions.reshape(len(actions), -1).double()
         pairs = torch.triu_indices(values.shape[1], values.shape[1])
-        few = observation[:: SAMPLES // 16]
         with torch.no_grad():
             probability = torch.stack([case.policy.log_prob(few, a.expand(16, *a.shape)).exp() for a in actions], 1)
         mean = probability @ values  # [16, k]
@@ -290,20 +311,26 @@ def _joint_moments(case: _Case) -> Row:
         exact = (probability[..., None] * centered[..., pairs[0]] * centered[..., pairs[1]]).sum(1)  # [16, pairs]
         for _ in range(BATCHES):
             drawn = case.sample(observation).reshape(len(observation), -1).double()
-            drawn = drawn - mean.repeat_interleave(SAMPLES // 16, dim=0)
+            drawn = drawn - mean.repeat_interleave(size, dim=0)
             products = (drawn[:, pairs[0]] * drawn[:, pairs[1]]).reshape(16, -1, len(pairs[0])).mean(1)
             found.append((products - exact).flatten())
     elif isinstance(case.action_space, spaces.Box):
-        directions = case.normal(4, *case.action_space.shape)
+        drawn = case.sample(observation).reshape(16, size, -1)
+        middle = drawn.median(1, keepdim=True).values  # [16, 1, k]
+        reach = torch.minimum(drawn.amax(1, keepdim=True) - middle, middle - drawn.amin(1, keepdim=True)).clamp(
+            min=1e-9
+        )
+        mix = case.normal(drawn.shape[2], drawn.shape[2])
         for _ in range(BATCHES):
             action = case.sample(observation).requires_grad_()
-            (score,) = torch.autograd.grad(case.policy.log_prob(observation, action).sum(), action, create_graph=True)
-            if not score.requires_grad:
-                return case.row(None, note="log pi is linear in the action")
-            along = (score * directions[:, None]).flatten(2).sum(2)  # [4, B]
-            curved = [torch.autograd.grad(one.sum(), action, retain_graph=True)[0] for one in along]
-            second = (torch.stack(curved) * directions[:, None]).flatten(2).sum(2)
-            found.append((along.detach().square() + second).mean(1))
+            log_prob = case.policy.log_prob(observation, action).sum()
+            (score,) = torch.autograd.grad(log_prob, action, materialize_grads=True)
+            at = (action.detach().reshape(16, size, -1) - middle) / reach
+            inside = (1 - at.square()).clamp(min=0)  # f_i = inside_i^3 sum_j mix_ij tanh(at_j)
+            mixed = at.tanh() @ mix.T
+            slope = -6 * at * inside.square() * mixed + inside**3 * mix.diagonal() * (1 - at.tanh().square())
+            product = inside**3 * mixed * score.reshape(at.shape)
+            found.append(torch.where(inside > 0, product + slope / reach, 0.0).mean((0, 1)))
     else:
         return case.row(None, note="the action space is too large to list")
     z = z_score(torch.stack(found), exact=torch.zeros_like(found[0]))
@@ -360,8 +387,11 @@ def _rows_alone(case: _Case) -> Row:
 
 def _mode_is_a_maximum(case: _Case) -> Row:
     observation = case.observations(16).repeat_interleave(64, dim=0)
-    with torch.no_grad():
+    try:
         mode = case.policy.mode(observation)
+    except NotImplementedError:  # torch's own distributions need not have one
+        return case.row(None, note="the distribution has no mode")
+    with torch.no_grad():
         best = case.policy.log_prob(observation, mode)
         drawn = case.policy.log_prob(observation, case.sample(observation))
     above = (drawn - best).clamp(min=0).max().item()

@@ -42,6 +42,9 @@ def shipped_rows(*, seed: int, episodes: int) -> Iterator[Row]:
     ):
         policy = _network(box, space, (5, 5), seed)  # layers of one size, which could be confused
         yield from policy_rows(f"MLPPolicy, {type(space).__name__}", policy, box, space, seed=seed)
+    for activation in ("relu", "elu"):
+        policy = _network(box, spaces.Discrete(3), (5, 5), seed, activation)
+        yield from policy_rows(f"MLPPolicy, {activation}", policy, box, spaces.Discrete(3), seed=seed)
     for env_id in ("FrozenLake-v1", "CliffWalking-v1"):
         yield from rows(None, env_id, seed=seed, episodes=episodes)
 
@@ -73,7 +76,11 @@ def rows(policy: Policy | None, env_id: str, *, seed: int, episodes: int) -> Ite
 
 
 def _network(
-    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], hidden_sizes: tuple[int, ...], seed: int
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    hidden_sizes: tuple[int, ...],
+    seed: int,
+    activation: str = "tanh",
 ) -> MLPPolicy:
     with as_global_stream(torch.Generator().manual_seed(seed)):
-        return MLPPolicy(observation_space, action_space, hidden_sizes)
+        return MLPPolicy(observation_space, action_space, hidden_sizes, activation)

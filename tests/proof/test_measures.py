@@ -3,7 +3,7 @@ import torch
 from gymnasium import spaces
 
 from pgtorch import MLPPolicy
-from pgtorch.proof.measures import autograd_gradient, flat, moved, relative_error, slope, z_score
+from pgtorch.proof.measures import autograd_gradient, directions_along, flat, moved, relative_error, slopes, z_score
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 
@@ -31,10 +31,58 @@ def test_slope_is_the_derivative_and_leaves_the_policy(policy):
     def function():
         return flat(dict(policy.named_parameters())).sin().sum()
 
-    assert slope(policy, function, direction).item() == pytest.approx(
-        torch.dot(before.cos(), direction).item(), abs=1e-9
-    )
+    found, smooth = slopes(policy, function, direction.unsqueeze(0), scale=1.0)
+    assert found.item() == pytest.approx(torch.dot(before.cos(), direction).item(), abs=1e-9)
+    assert smooth.tolist() == [True]
     assert torch.equal(flat(dict(policy.named_parameters())), before)
+
+
+@pytest.mark.parametrize("at", [2.9e-3, 1e-3, 4e-4, 3.1e-5, -2e-3, -7e-5])
+def test_a_slope_near_a_kink_is_taken_with_shorter_steps(policy, at):
+    """Kills a single step size, and one-sided views on one side only."""
+    start = policy.layers[0].bias[0].item()
+
+    def function():  # numbers with and without a kink: slopes 3 before and 5 after it; 1
+        moved_by = policy.layers[0].bias[0] - start
+        return torch.stack([4 * moved_by + (moved_by - at).abs(), policy.layers[0].bias[0]])
+
+    unit = torch.cat([(p == policy.layers[0].bias[0]).double().flatten() for p in policy.parameters()])
+    found, smooth = slopes(policy, function, unit.unsqueeze(0), scale=1.0)
+    assert smooth.tolist() == [[True, True]]
+    assert found[0].tolist() == pytest.approx([3.0 if at > 0 else 5.0, 1.0], abs=1e-8)
+
+
+@pytest.mark.parametrize("at", [0.0, 1e-6, -2e-5])
+def test_a_slope_at_a_kink_is_marked_and_one_that_is_not_finite_is_not(policy, at):
+    start = policy.layers[0].bias[0].item()
+
+    def function():
+        return torch.stack([(policy.layers[0].bias[0] - start - at).relu(), policy.layers[0].bias[0] * torch.nan])
+
+    unit = torch.cat([(p == policy.layers[0].bias[0]).double().flatten() for p in policy.parameters()])
+    found, smooth = slopes(policy, function, unit.unsqueeze(0), scale=1.0)
+    assert smooth.tolist() == [[False, True]]
+    assert found[0, 1].isnan()
+
+
+def test_directions_are_the_gradient_its_parts_and_random_ones():
+    gradient = {"a": torch.tensor([3.0]), "b": torch.zeros(2), "c": torch.tensor([0.0, 4.0])}
+    found = directions_along(gradient, torch.Generator().manual_seed(0))
+    assert found.shape == (3 + 8, 5)  # nothing along b
+    expected = torch.tensor([[0.6, 0.0, 0.0, 0.0, 0.8], [1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]])
+    torch.testing.assert_close(found[:3], expected)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(11))
+
+
+def test_noise_does_not_swamp_wide_layers():
+    """Of 1,600 inputs a tenth of the deviation that 16 have; a bias keeps 0.3."""
+    layer = torch.nn.Linear(1600, 200)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+    noisy = moved(layer, torch.Generator().manual_seed(0))
+    assert noisy.weight.std().item() == pytest.approx(0.03, rel=0.02)
+    assert noisy.bias.std().item() == pytest.approx(0.3, rel=0.2)
 
 
 def test_autograd_gradient_has_zeros_for_what_is_not_used(policy):

@@ -96,16 +96,20 @@ def deep(only=None):
     yield from policy_rows("deep", seeded_policy(box, space, (5, 5, 5)), box, space, seed=0, only=only)
 
 
-def rectified(only=None):
+def activated(activation, only):
+    """The rows of gradients: the others are those of a network of tanh layers."""
     with as_global_stream(seeded()):
-        policy = MLPPolicy(BOX, spaces.Discrete(3), (6, 5), "relu")
-    yield from policy_rows("rectified", policy, BOX, spaces.Discrete(3), seed=0, only=only)
+        policy = MLPPolicy(BOX, spaces.Discrete(3), (6, 5), activation)
+    for check in (MANUAL, SLOPE) if only is None else (only,):
+        yield from policy_rows(activation, policy, BOX, spaces.Discrete(3), seed=0, only=check)
+
+
+def rectified(only=None):
+    yield from activated("relu", only)
 
 
 def elu(only=None):
-    with as_global_stream(seeded()):
-        policy = MLPPolicy(BOX, spaces.Discrete(3), (6, 5), "elu")
-    yield from policy_rows("elu", policy, BOX, spaces.Discrete(3), seed=0, only=only)
+    yield from activated("elu", only)
 
 
 def choices(only=None):
@@ -221,6 +225,16 @@ FAULTS_OF = [
         ("always the likelier place", "noise >=", "0.5 >=", SAMPLES),
     ),
     (networks.feed_forward, choice, ("tanh left out", "layer(activate(output))", "layer(output)", MANUAL)),
+    (
+        networks.feed_forward,
+        rectified,
+        (
+            "gradient through a relu off by 0.01 %",
+            "layer(activate(output))",
+            "layer(1.0001 * activate(output) - 0.0001 * activate(output).detach())",
+            SLOPE,
+        ),
+    ),
     (
         distributions.Categorical.log_probs.func,
         choice,
@@ -691,4 +705,4 @@ def test_none_of_them_was_lost():
     assert len(FAULTS) == sum(
         len(faults) for _, _, *faults in FAULTS_OF + MORE_OF_POLICIES + JOINS
     )  # each has its own name
-    assert len(FAULTS) == 132  # the number in README
+    assert len(FAULTS) == 133  # the number in README

@@ -2,14 +2,18 @@
 
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import strangers
 import torch
 from gymnasium import spaces
+from support import seeded
 from torch import nn
 from torch.distributions import Categorical
 
 from pgtorch import BiasPolicy, MLPPolicy, Policy
+from pgtorch.distributions import as_global_stream
 from pgtorch.proof import suite
 from pgtorch.proof.policy_rows import policy_rows
 
@@ -171,3 +175,122 @@ def test_rows_repeat_with_the_seed_and_leave_every_global_stream():
     torch.manual_seed(2)
     assert list(policy_rows("", policy, space, CHOICE, seed=0)) == one
     assert list(itertools.islice(policy_rows("", policy, space, CHOICE, seed=1), 3))[2] != one[2]
+
+
+# What strangers bring
+
+SLOPE, ENTROPY_SLOPE = "autograd against finite differences", "entropy against finite differences"
+ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1", "Pendulum-v1", "Images-v0", "ImagesBox-v0")
+FIT = [
+    (name, env_id)
+    for env_id in ENVIRONMENTS
+    for name in strangers.RIGHT
+    if name not in strangers.ONLY_FOR_NUMBERS or env_id in ("Pendulum-v1", "ImagesBox-v0")
+]
+
+
+def of_a_stranger(kind, env_id, only=None, seed=0):
+    """Rows of a policy by its name in `strangers`."""
+    env = gym.make(env_id)
+    with as_global_stream(seeded(seed)):
+        policy = getattr(strangers, kind)(env.observation_space, env.action_space)
+    yield from policy_rows(kind, policy, env.observation_space, env.action_space, seed=seed, only=only)
+
+
+@pytest.mark.parametrize(("kind", "env_id"), FIT)
+def test_a_strangers_policy_has_the_right_gradients(kind, env_id):
+    """With kinks too. Right ones are off by 1e-10 or so, a thousandth of the limit."""
+    for check in (SLOPE, ENTROPY_SLOPE, "clipped objective by autograd", "likelier than the mode"):
+        (row,) = of_a_stranger(kind, env_id, check)
+        assert row.status == "PASS", row
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "env_id"), FIT)
+def test_a_strangers_policy_passes_every_row(kind, env_id):
+    assert {row.status for row in of_a_stranger(kind, env_id, seed=1)} <= {"PASS", "SKIP"}
+
+
+@pytest.mark.parametrize("kind", ["BetaHead", "Squashed"])
+def test_densities_with_bounds_and_kinks_pass_where_samples_are_compared(monkeypatch, kind):
+    """Kills Stein's identity with a function that does not vanish at the bounds."""
+    monkeypatch.setattr("pgtorch.proof.policy_rows.SAMPLES", 1600)
+    for check in ("samples against joint probability", "samples against entropy", "probabilities sum to 1"):
+        (row,) = of_a_stranger(kind, "Pendulum-v1", check)
+        assert row.status == "PASS", row
+
+
+@pytest.mark.parametrize(
+    ("kind", "env_id", "check"),
+    [
+        ("WrongLast", "CartPole-v1", SLOPE),
+        ("WrongFirst", "CartPole-v1", SLOPE),
+        ("WrongFirst", "FrozenLake-v1", SLOPE),
+        ("WrongFirst", "Pendulum-v1", SLOPE),
+        ("WrongConvolution", "Images-v0", SLOPE),
+        ("WrongConvolution", "ImagesBox-v0", SLOPE),
+        ("WrongFirst", "CartPole-v1", ENTROPY_SLOPE),
+        ("WrongConvolution", "Images-v0", ENTROPY_SLOPE),
+        ("DetachedEntropy", "CartPole-v1", ENTROPY_SLOPE),
+        ("MissingJacobian", "Pendulum-v1", "probabilities sum to 1"),
+        ("MissingJacobian", "ImagesBox-v0", "samples against joint probability"),
+        ("NotTheMode", "Pendulum-v1", "likelier than the mode"),
+        ("Unlikeliest", "Images-v0", "likelier than the mode"),
+    ],
+)
+def test_a_strangers_fault_is_found(monkeypatch, kind, env_id, check):
+    """The gradient by a factor of 1.0001, an entropy without gradient, a density without Jacobian, a mode beside it."""
+    monkeypatch.setattr("pgtorch.proof.policy_rows.SAMPLES", 1600)
+    (row,) = of_a_stranger(kind, env_id, check)
+    assert row.status == "FAIL", row
+    assert row.value < float("inf")
+    right = getattr(strangers, kind).__mro__[1].__name__
+    (row,) = of_a_stranger(right, env_id, check)
+    assert row.status == "PASS", row
+
+
+def test_what_has_too_few_slopes_fails_and_says_so():
+    """Kills a check that leaves out every kink until nothing is left: values in float32, which are all kinks."""
+
+    class Coarse(Own):
+        def distribution(self, observation):
+            return Categorical(logits=self.layer(observation).float().double())
+
+    with as_global_stream(seeded()):
+        policy = Coarse()
+    (row,) = policy_rows("", policy, BOX, CHOICE, seed=0, only=SLOPE)
+    assert (row.status, row.value) == ("FAIL", float("inf"))
+    assert row.note.endswith("without a kink: too few; is the policy differentiable, and computed in float64?")
+
+
+def test_a_distribution_without_a_mode_is_skipped_there():
+    class WithoutMode(strangers.Squashed):
+        class squash(strangers.SquashedNormal):  # noqa: N801 -- an attribute
+            mode = torch.distributions.TransformedDistribution.mode
+
+    policy = WithoutMode(BOX, spaces.Box(-1.0, 1.0, (1,)))
+    (row,) = policy_rows("", policy, BOX, spaces.Box(-1.0, 1.0, (1,)), seed=0, only="likelier than the mode")
+    assert (row.status, row.note) == ("SKIP", "the distribution has no mode")
+
+
+def test_observations_are_rows_and_large_ones_come_in_fewer(monkeypatch):
+    """As the trainer gives them: flattened. 84 x 84 pixels at 20,000 rows would take gigabytes."""
+    seen = []
+
+    class Looks(Policy):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(2))
+
+        def distribution(self, observation):
+            seen.append(tuple(observation.shape))
+            return Categorical(logits=self.logits.expand(len(observation), 2))
+
+    monkeypatch.setattr("pgtorch.proof.policy_rows.BATCHES", 4)
+    pixels = spaces.Box(0, 255, (84, 84), np.uint8)
+    for check in (SLOPE, "samples against entropy", "probabilities sum to 1"):
+        list(policy_rows("", Looks(), pixels, spaces.Discrete(2), seed=0, only=check))
+    assert {len(shape) for shape in seen} == {2}
+    assert {shape[1] for shape in seen} == {84 * 84}
+    assert max(shape[0] for shape in seen) <= 1024

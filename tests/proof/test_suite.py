@@ -3,9 +3,13 @@
 import gymnasium as gym
 import pytest
 import torch
+from support import seeded
 
 from pgtorch import BiasPolicy, MLPPolicy
+from pgtorch.distributions import as_global_stream
 from pgtorch.proof import trajectories
+from pgtorch.proof.estimator_rows import mdp_rows
+from pgtorch.proof.exact import FiniteMDP
 from pgtorch.proof.suite import rows, shipped_rows
 
 RESTAURANT = "restaurant_env:Restaurant-v0"
@@ -48,6 +52,18 @@ def test_rows_repeat_with_the_seed():
     torch.set_rng_state(before)
 
 
+def test_kinks_do_not_matter_to_a_table_either():
+    """Parameters one by one if there are few; in some directions if there are many."""
+    env = gym.make("FrozenLake-v1")
+    for sizes, how in (((8,), "172 parameters one by one"), ((32, 16), "15 directions")):
+        with as_global_stream(seeded()):
+            policy = MLPPolicy(env.observation_space, env.action_space, sizes, "relu")
+        mdp = FiniteMDP.from_gymnasium(env, discount=0.95)
+        row = next(mdp_rows("", policy, mdp, horizon=9, episodes=200, seed=0))
+        assert (row.check, row.status) == ("exact against finite differences", "PASS"), row
+        assert how in row.note
+
+
 @pytest.mark.long
 def test_everything_that_is_shipped_passes():
     found = list(shipped_rows(seed=1, episodes=100_000))
@@ -55,4 +71,5 @@ def test_everything_that_is_shipped_passes():
     subjects = {row.subject for row in found}
     assert {"BiasPolicy, Restaurant-v0", "BiasPolicy, Restaurant-v0 graded", "Rollout, CartPole-v1"} <= subjects
     assert {"MLPPolicy, Discrete", "MLPPolicy, MultiDiscrete", "MLPPolicy, MultiBinary", "MLPPolicy, Box"} <= subjects
+    assert {"MLPPolicy, relu", "MLPPolicy, elu"} <= subjects
     assert {"MLPPolicy, FrozenLake-v1", "MLPPolicy, CliffWalking-v1"} <= subjects
