@@ -38,14 +38,14 @@ ROOT = Path(__file__).resolve().parents[1]
 TWIN = "proof/test_reference.py::test_training_is_that_of_the_reference"
 TESTS = {  # the tests that concern a module, fastest first
     "losses": ["test_losses.py", "test_gradient_check.py", "test_trainer.py", TWIN],
-    "returns": ["test_returns.py", "proof/test_estimator_rows.py", "test_trainer.py", TWIN],
-    "manual_gradient": ["test_manual_gradient.py", "test_gradient_check.py", "proof/test_policy_rows.py"],
-    "distributions": ["test_distributions.py", "test_policies.py", "test_networks.py", TWIN],
-    "policies": ["test_policies.py", "test_networks.py", "test_trainer.py", TWIN],
-    "networks": ["test_networks.py", "test_policies.py", "test_trainer.py", TWIN],
+    "returns": ["test_returns.py", "test_trainer.py", "proof/test_estimator_rows.py", TWIN],
+    "manual_gradient": ["lesson/test_steps.py", "test_gradient_check.py", "test_manual_gradient.py"],
+    "distributions": ["test_networks.py", "test_policies.py", "test_distributions.py", TWIN],
+    "policies": ["lesson/test_steps.py", "test_policies.py", "test_trainer.py", TWIN],
+    "networks": ["test_networks.py", "test_manual_gradient.py", "test_trainer.py", TWIN],
     "rollout": ["test_rollout.py", "test_trainer.py", TWIN],
-    "trainer": ["test_trainer.py", "test_gradient_check.py", "test_run.py", TWIN],
-    "optimizers": ["test_optimizers.py", "test_trainer.py", "record/test_trainer_state.py", TWIN],
+    "trainer": ["test_gradient_check.py", "test_trainer.py", TWIN],
+    "optimizers": ["test_optimizers.py", "test_trainer.py", TWIN],
     "environment/normalization": ["environment/test_normalization.py", "test_rollout.py", TWIN],
     "record/evaluation": ["record/test_evaluation.py", "commands/test_evaluate.py"],
 }
