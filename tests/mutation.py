@@ -8,7 +8,8 @@ decorator removed. Only a temporary copy is changed, never the user's files. Eac
 from this one, which has imported torch already. A mutant that hangs is stopped, and counts as killed.
 
 Left out, since no test could tell or each would: mutants of annotations, which are never evaluated (`from __future__
-import annotations`), and mutants that are not Python (cosmic-ray takes the `*` of a signature for a multiplication).
+import annotations`), and those that Python refuses or warns of (cosmic-ray takes the `*` of a signature for a
+multiplication, and compares literals by `is`).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import gymnasium  # noqa: F401 -- this and torch take seconds, once
@@ -112,7 +114,7 @@ def mutants_of(path, source):
     for item in items:
         if not any(start <= item.start_pos < end for start, end in annotations):
             after = mutate_code(source, get_operator(item.operator_name)(), item.occurrence)
-            with contextlib.suppress(SyntaxError):
+            with contextlib.suppress(SyntaxError), warnings.catch_warnings(action="error"):
                 compile(after, path, "exec")
                 mutants.append((item, after))
     return mutants
