@@ -54,7 +54,7 @@ TESTS = {  # the tests that concern a module, fastest first
 
 
 def main():
-    """Print the score of each module, and the mutants that survived."""
+    """Print the mutants that survive, and the score of each module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help=f"any of {', '.join(TESTS)}; all by default")
     parser.add_argument("--sample", type=int, default=80, help="mutants of each module, drawn at random; 0 for all")
@@ -90,17 +90,17 @@ def score(copy, module, sample, seed):
         compiled.unlink()  # Python would take it for that of a mutant of the same size
     mutants = mutants_of(path, source)
     chosen = random.Random(seed).sample(mutants, sample) if 0 < sample < len(mutants) else mutants
-    survivors = []
+    survivors = 0
     try:
         for mutation, after in chosen:
             path.write_text(after)
             if passes(copy, tests, timeout, PYTHONDONTWRITEBYTECODE="1"):
-                survivors.append(describe(mutation, source, after))
+                survivors += 1
+                print(describe(mutation, source, after), flush=True)
     finally:
         path.write_text(source)
-    killed = len(chosen) - len(survivors)
+    killed = len(chosen) - survivors
     print(f"{module}: {killed} of {len(chosen)} killed, {killed / len(chosen):.1%}; {len(mutants)} in all", flush=True)
-    print("".join(survivors), end="", flush=True)
 
 
 def mutants_of(path, source):
@@ -157,7 +157,7 @@ def describe(mutation, before, after):
     """File, line and operator of a mutant, and its changed lines."""
     changed = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm=""))[3:]
     operator = mutation.operator_name.removeprefix("core/")
-    return "\n".join([f"  {mutation.module_path.name}:{mutation.start_pos[0]} {operator}", *changed, ""])
+    return "\n".join([f"  {mutation.module_path.name}:{mutation.start_pos[0]} {operator} survived", *changed])
 
 
 if __name__ == "__main__":
