@@ -132,10 +132,12 @@ def passes(copy, tests, timeout, **environment):
     """Whether the tests pass in the copy, in a process of their own, within so many seconds."""
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(copy, tests, environment))
     process.start()
-    process.join(timeout)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # and what it has started
-    process.join()
+    try:
+        process.join(timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+        process.join()
     return process.exitcode == 0
 
 
