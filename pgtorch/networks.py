@@ -157,7 +157,7 @@ def make_policy(
     if not (isinstance(made, type) and issubclass(made, Policy)):
         raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
     arguments = inspect.signature(made).parameters.values()
-    needs_spaces = any(a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD for a in arguments)
+    needs_spaces = any(a.default is a.empty and a.kind <= a.POSITIONAL_OR_KEYWORD for a in arguments)
     policy: Policy = made(observation_space, action_space) if needs_spaces else made()
     return policy
 

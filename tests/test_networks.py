@@ -79,6 +79,11 @@ def test_first_weights_are_orthogonal_with_small_last_ones():
         assert not layer.bias.any()
 
 
+def test_two_layers_of_64_units_unless_told_otherwise():
+    for layers in (make_policy("mlp", BOX, DISCRETE).layers, MLPPolicy(BOX, DISCRETE).layers, ValueFunction(BOX).layers):
+        assert [layer.out_features for layer in layers[:-1]] == [64, 64]
+
+
 def test_network_is_layers_of_tanh():
     policy, observation = network(BOX, spaces.Discrete(3), hidden_sizes=(5,)), torch.randn(7, 4, generator=seeded())
     first, last = policy.layers
@@ -167,6 +172,15 @@ class Mine(Policy):
         return torch.distributions.Categorical(logits=self.logits.expand(len(observation), -1))
 
 
+class Free(Mine):
+    """One that takes anything and needs nothing."""
+
+    def __init__(self, *numbers, **settings):
+        assert not numbers
+        assert not settings
+        super().__init__()
+
+
 class Fitted(Mine):
     """One that takes the spaces."""
 
@@ -175,11 +189,19 @@ class Fitted(Mine):
         self.observation_space = observation_space
 
 
+class ByPlace(Fitted):
+    """One that takes them by place only."""
+
+    def __init__(self, observation_space, action_space, /):
+        super().__init__(observation_space, action_space)
+
+
 @pytest.fixture
 def own_module(monkeypatch):
     """A module of a user's own, by the name `own_policies`."""
     module = types.ModuleType("own_policies")
-    module.Mine, module.Fitted, module.Other, module.number = Mine, Fitted, nn.Linear, 3
+    module.Mine, module.Free, module.Fitted, module.ByPlace = Mine, Free, Fitted, ByPlace
+    module.Other, module.number = nn.Linear, 3
     monkeypatch.setitem(sys.modules, "own_policies", module)
 
 
@@ -189,8 +211,10 @@ def test_a_policy_is_made_by_its_name(own_module):
     assert type(network) is MLPPolicy
     assert [layer.out_features for layer in network.layers] == [7, 2]
     assert type(make_policy("own_policies:Mine", BOX, DISCRETE)) is Mine
-    fitted = make_policy("own_policies:Fitted", BOX, spaces.Discrete(5))
-    assert (type(fitted), fitted.observation_space, len(fitted.logits)) == (Fitted, BOX, 5)
+    assert type(make_policy("own_policies:Free", BOX, DISCRETE)) is Free
+    for kind in (Fitted, ByPlace):
+        fitted = make_policy(f"own_policies:{kind.__name__}", BOX, spaces.Discrete(5))
+        assert (type(fitted), fitted.observation_space, len(fitted.logits)) == (kind, BOX, 5)
 
 
 @pytest.mark.parametrize(
