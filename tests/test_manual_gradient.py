@@ -190,10 +190,13 @@ def test_refuses_shapes_that_do_not_fit(action, multiplier):
         manual_gradient(BiasPolicy(), torch.zeros(3, 1), torch.zeros(action), torch.ones(multiplier))
 
 
-def test_refuses_one_observation_for_many_actions():
-    """Kills a check of actions and multipliers only: the observation would broadcast."""
-    with pytest.raises(ValueError, match="must have the same first dimension B"):
-        manual_gradient(BiasPolicy(), torch.zeros(1, 1), torch.zeros(3), torch.ones(3))
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_refuses_other_numbers_of_rows(rows):
+    """Of each argument in turn; kills a check of some of them only: the rest would broadcast."""
+    for other in range(3):
+        observation, action, multiplier = (rows if place == other else 3 for place in range(3))
+        with pytest.raises(ValueError, match="must have the same first dimension B"):
+            manual_gradient(BiasPolicy(), torch.zeros(observation, 1), torch.zeros(action), torch.ones(multiplier))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 1, 1)])

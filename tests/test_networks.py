@@ -80,8 +80,8 @@ def test_first_weights_are_orthogonal_with_small_last_ones():
 
 
 def test_two_layers_of_64_units_unless_told_otherwise():
-    for layers in (make_policy("mlp", BOX, DISCRETE).layers, MLPPolicy(BOX, DISCRETE).layers, ValueFunction(BOX).layers):
-        assert [layer.out_features for layer in layers[:-1]] == [64, 64]
+    for made in (make_policy("mlp", BOX, DISCRETE), MLPPolicy(BOX, DISCRETE), ValueFunction(BOX)):
+        assert [layer.out_features for layer in made.layers[:-1]] == [64, 64]
 
 
 def test_network_is_layers_of_tanh():
@@ -302,3 +302,10 @@ class Failing(Mine):
 def test_a_policy_that_does_not_fit_is_found_at_once(policy, message):
     with pytest.raises(TypeError, match=f"^{message}"):
         require_fit(policy, 3, BOX, DISCRETE)
+
+
+def test_what_a_policy_must_return_is_named_for_actions_of_several_numbers():
+    with pytest.raises(
+        TypeError, match=r"return actions \[3, 2\] with log_prob and entropy \[3\] for .* got action \[3\]"
+    ):
+        require_fit(Mine(), 3, BOX, spaces.MultiBinary(2))
