@@ -1,3 +1,4 @@
+import inspect
 import random
 from types import SimpleNamespace
 
@@ -155,6 +156,24 @@ def test_interval_covers_the_mean_and_has_the_right_width():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
     assert bootstrap_interval(np.full(10, 3.0)) == (3.0, 3.0)
+
+
+def test_the_interval_is_that_of_ten_thousand_resampled_means():
+    values, generator = np.arange(30.0) ** 2, np.random.default_rng(0)
+    means = [values[generator.integers(30, size=30)].mean() for _ in range(10_000)]
+    assert bootstrap_interval(values) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
+
+
+def test_what_is_played_unless_told_otherwise():
+    """Other numbers would change every figure that has been reported."""
+    defaults = {
+        evaluate: {"episodes": 100, "seed": 1_000_000, "max_steps": 10_000},
+        play_episodes: {"seed": 0, "max_steps": 10_000},
+        watch: {"seed": 0, "episodes": 10, "steps": 500},
+    }
+    for function, expected in defaults.items():
+        parameters = inspect.signature(function).parameters.items()
+        assert {name: p.default for name, p in parameters if p.default is not p.empty} == expected
 
 
 # watch
