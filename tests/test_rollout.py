@@ -286,6 +286,11 @@ def test_refuses_spaces_it_cannot_store(space, message):
         RolloutCollector(env, num_steps=1, seed=0)
 
 
+def test_steps_and_seed_cannot_be_swapped_by_place():
+    with pytest.raises(TypeError, match="positional"):
+        RolloutCollector(counting(AutoresetMode.SAME_STEP, 1), 7, 0)
+
+
 # Normalization, and a rollout that is never changed
 
 
