@@ -57,8 +57,13 @@ def test_flags_say_how_an_episode_ended(mode, ends):
 def test_next_values_are_of_the_observation_a_step_led_to(mode, ends):
     """After a cut that is the episode's final observation, in every mode; never the first of the next episode."""
     number = torch.tensor([100.0, 10.0, 1.0])  # environment, episode, step: no two observations have the same value
+
+    def value_of(observation):
+        assert observation.ndim == 2  # [B, D]
+        return observation @ number
+
     for rollout in collected(mode, num_steps=9, rollouts=3, ends=ends)[0]:
-        value, following = rollout.values(lambda observation: observation @ number)
+        value, following = rollout.values(value_of)
         judged = rollout.valid & ~rollout.terminated
         assert torch.equal(following[judged], value[judged] + 1)
         assert torch.equal(value, rollout.observation[:-1] @ number)

@@ -164,6 +164,16 @@ def test_the_interval_is_that_of_ten_thousand_resampled_means():
     assert bootstrap_interval(values) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
 
 
+def test_settings_cannot_be_swapped_by_place():
+    for call in (
+        lambda: play_episodes(lesson(), 3, True, 7),
+        lambda: evaluate(lesson(), 3, 7),
+        lambda: watch(lesson(), Watched(), 7),
+    ):
+        with pytest.raises(TypeError, match="positional"):
+            call()
+
+
 def test_what_is_played_unless_told_otherwise():
     """Other numbers would change every figure that has been reported."""
     defaults = {
