@@ -8,9 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from support import numpy_stream
+from support import numpy_stream, seeded
 
-from pgtorch import BiasPolicy, TrainConfig
+from pgtorch import BiasPolicy, MLPPolicy, TrainConfig
+from pgtorch.distributions import as_global_stream
+from pgtorch.proof.walk import ACTIONS, OBSERVATIONS, WALK, Walk
 from pgtorch.record.evaluation import bootstrap_interval, evaluate, play_episodes, watch
 from pgtorch.record.trained_run import TrainedRun
 
@@ -58,6 +60,24 @@ def test_one_episode_an_environment_counts():
     run = TrainedRun(config=TrainConfig("Varying-v0"), policy=BiasPolicy())
     assert play_episodes(run, 50, greedy=True).tolist() == FIRST
     assert len(set(FIRST)) > 10
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_returns_are_those_of_environments_played_one_by_one(mode):
+    """Episodes of many lengths that end in every way, in every mode."""
+    with as_global_stream(seeded()):
+        policy = MLPPolicy(OBSERVATIONS["box"], ACTIONS["discrete"])
+    expected = []
+    for seed in range(5, 25):
+        env, total, over = Walk(), 0.0, False
+        observation, _ = env.reset(seed=seed)
+        while not over:
+            action = policy.mode(torch.from_numpy(observation)[None]).item()
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + reward, terminated or truncated
+        expected.append(total)
+    run = TrainedRun(config=TrainConfig(WALK, env_kwargs={"mode": mode}), policy=policy)
+    assert play_episodes(run, 20, greedy=True, seed=5).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 class GlobalDraws(gym.Env):
@@ -118,7 +138,8 @@ def test_an_endless_episode_is_cut_off():
             return torch.zeros(len(observation), dtype=torch.int64)
 
     run = TrainedRun(config=TrainConfig("CliffWalking-v1"), policy=North())
-    assert play_episodes(run, 3, greedy=True, max_steps=40).tolist() == [-40.0] * 3
+    for max_steps in (1, 40):
+        assert play_episodes(run, 3, greedy=True, max_steps=max_steps).tolist() == [-max_steps] * 3
 
 
 def test_the_environments_are_closed_after_an_error(monkeypatch):
