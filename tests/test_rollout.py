@@ -131,6 +131,8 @@ def test_some_rows_of_a_batch():
     assert (len(batch), len(part)) == (4, 2)
     bare = Batch(numbers[:, None], numbers, numbers)[torch.tensor([0])]
     assert (bare.target, bare.old_log_prob) == (None, None)
+    with pytest.raises(AttributeError):
+        bare.multipliers = numbers  # a misspelled field
 
 
 # Randomness is an argument

@@ -125,6 +125,10 @@ def test_a_number_of_episodes_out_of_range_is_refused(number):
         evaluate(lesson(), number)
 
 
+def test_a_million_episodes_are_not_too_many():
+    assert play_episodes(lesson(), 1_000_000, greedy=True).mean() == pytest.approx(0.65, abs=0.005)
+
+
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         play_episodes(lesson(), 3, greedy=True, max_steps=0)
