@@ -101,7 +101,7 @@ def _gradient(
     lesson = bias_policy_gradient if arithmetic is _SIGNED else _bias_policy_magnitude
     gradient = lesson(policy, observation, action, multiplier)
     if bonus:
-        h, w, b = observation.squeeze(-1), policy.weight, policy.bias.detach()
+        h, w, b = observation.squeeze(1), policy.weight, policy.bias.detach()
         z = arithmetic.minus(w * h, -b)
         gradient["bias"] = gradient["bias"] + bonus * _bernoulli_entropy(z, torch.sigmoid(w * h + b)).mean()
     return gradient
@@ -110,7 +110,7 @@ def _gradient(
 def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
     """The lesson, line by line; every name is [B] but the last. With L learners beside each other each is [B, L]."""
     w, b = policy.weight, policy.bias.detach()
-    z = w * h.squeeze(-1) + b
+    z = w * h.squeeze(1) + b
     p_norm = torch.sigmoid(z)
     # dCE/dP * dP/dz, the lesson's first two factors. On paper, P cancels between them; in floating point the product
     # would be infinity times 0 if P rounds to 0 or 1:
@@ -124,7 +124,7 @@ def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: T
 
 
 def _bias_policy_magnitude(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
-    p_norm = torch.sigmoid(policy.weight * h.squeeze(-1) + policy.bias.detach())
+    p_norm = torch.sigmoid(policy.weight * h.squeeze(1) + policy.bias.detach())
     return {"bias": ((p_norm + a) * multiplier.abs()).mean()}
 
 
@@ -187,10 +187,10 @@ def _multi_categorical_head(
     space: spaces.MultiDiscrete, logits: Tensor, action: Tensor, arithmetic: _Arithmetic
 ) -> Tensor:
     """Independent choices: log-probabilities add, so the logits of each choice depend on that choice only."""
-    groups = torch.split(logits, space.nvec.tolist(), dim=-1)
-    chosen = (action - torch.as_tensor(space.start)).unbind(-1)
+    groups = torch.split(logits, space.nvec.tolist(), dim=1)
+    chosen = (action - torch.as_tensor(space.start)).unbind(1)
     parts = [_softmax_minus_one_hot(group, index, arithmetic) for group, index in zip(groups, chosen, strict=True)]
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts, dim=1)
 
 
 def _multi_bernoulli_head(
@@ -213,14 +213,14 @@ def _minus_entropy_slope(space: spaces.Space[Any], logits: Tensor, arithmetic: _
     """-dH/dz of each choice, [B, outputs]. H = -sum p log p and dp_i/dz_j = p_i ([i = j] - p_j)."""
     if isinstance(space, spaces.MultiBinary):
         return _bernoulli_entropy(arithmetic.term(logits), torch.sigmoid(logits))
-    sizes = space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else [logits.shape[-1]]
+    sizes = space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else [logits.shape[1]]
     slopes = []
-    for group in torch.split(logits, sizes, dim=-1):
-        log_p = functional.log_softmax(group, dim=-1)
+    for group in torch.split(logits, sizes, dim=1):
+        log_p = functional.log_softmax(group, dim=1)
         p = log_p.exp()
         dnegative_dp = arithmetic.minus(log_p, -torch.ones_like(log_p))  # d(p log p)/dp = log p + 1
-        slopes.append(arithmetic.minus(p * dnegative_dp, p * (p * dnegative_dp).sum(-1, keepdim=True)))
-    return torch.cat(slopes, dim=-1)
+        slopes.append(arithmetic.minus(p * dnegative_dp, p * (p * dnegative_dp).sum(1, keepdim=True)))
+    return torch.cat(slopes, dim=1)
 
 
 def _bernoulli_entropy(z: Tensor, p: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ def _bernoulli_entropy(z: Tensor, p: Tensor) -> Tensor:
 
 
 def _softmax_minus_one_hot(logits: Tensor, index: Tensor, arithmetic: _Arithmetic) -> Tensor:
-    one_hot = functional.one_hot(index, logits.shape[-1]).to(logits.dtype)
-    p = functional.log_softmax(logits, dim=-1).exp()  # via log p, as in the loss: e^z itself may overflow
+    one_hot = functional.one_hot(index, logits.shape[1]).to(logits.dtype)
+    p = functional.log_softmax(logits, dim=1).exp()  # via log p, as in the loss: e^z itself may overflow
     return arithmetic.minus(p, one_hot)
 
 

@@ -280,7 +280,7 @@ def make_policy(
         raise TypeError(f"policy must be a subclass of pgtorch.Policy, got {name}")
     settings = dict(kwargs or {})
     arguments = [a for a in inspect.signature(made).parameters.values() if a.name not in settings]
-    needs_spaces = any(a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD for a in arguments)
+    needs_spaces = any(a.default is a.empty and a.kind <= a.POSITIONAL_OR_KEYWORD for a in arguments)
     policy: Policy = made(observation_space, action_space, **settings) if needs_spaces else made(**settings)
     return policy
 

@@ -263,6 +263,34 @@ def test_a_head_gives_actions_of_its_space(space, size):
 
 
 @pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([2, 3], start=[0, 5]),
+        spaces.MultiBinary(4),
+        spaces.Box(-1.0, 1.0, (2,)),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+def test_rows_may_stand_in_any_shape(space):
+    """As those of torch.distributions; kills a dimension counted from the front."""
+    head, log_std = head_of(space), torch.tensor([-0.5, 0.5])
+    size = head.size(space)
+    parameters, noise = torch.randn(6, 5, size, generator=seeded()), head.noise((6, 5, size), seeded(1))
+    table = head.distribution(space, parameters, log_std)
+    rows = head.distribution(space, parameters.flatten(0, 1), log_std)
+    action = table.sample(noise)
+    for found, expected in (
+        (action, rows.sample(noise.flatten(0, 1))),
+        (table.mode, rows.mode),
+        (table.entropy(), rows.entropy()),
+        (table.log_prob(action), rows.log_prob(action.flatten(0, 1))),
+    ):
+        assert found.shape[:2] == (6, 5)
+        assert torch.equal(found.flatten(0, 1), expected)
+
+
+@pytest.mark.parametrize(
     ("space", "parameters", "expected"),
     [
         (spaces.Discrete(3), [0.0, 1.0, -1.0], [[0.2447, 0.6652, 0.0900]]),  # e^z over their sum

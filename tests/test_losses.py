@@ -55,8 +55,8 @@ def test_a_multiplier_that_is_not_finite_is_not_hidden(bad):
     assert not policy_gradient_loss(torch.tensor([-1.0, -2.0]), torch.tensor([bad, 1.0])).isfinite()
 
 
-def weighted(multiplier, *, log_prob, old_log_prob):
-    return importance_weighted(multiplier, log_prob=log_prob, old_log_prob=old_log_prob, clip_range=0.2)
+def weighted(multiplier, *, log_prob, old_log_prob, clip_range=0.2):
+    return importance_weighted(multiplier, log_prob=log_prob, old_log_prob=old_log_prob, clip_range=clip_range)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,22 @@ def test_weights_change_no_argument():
     assert all(torch.equal(*pair) for pair in zip(arguments, before, strict=True))
 
 
-def test_weights_refuse_shapes_that_broadcast():
-    with pytest.raises(ValueError, match=r"equal shapes, got \[\[3\], \[3\], \[3, 1\]\]"):
-        weighted(torch.ones(3), log_prob=torch.zeros(3), old_log_prob=torch.zeros(3, 1))
+@pytest.mark.parametrize(("multiplier", "change"), [(2.0, 0.2), (-2.0, -0.2)])
+def test_a_ratio_exactly_at_the_limit_still_counts(multiplier, change):
+    ratio = torch.tensor([change]).exp()
+    arguments = {"log_prob": torch.tensor([change]), "old_log_prob": torch.zeros(1)}
+    found = weighted(torch.tensor([multiplier]), **arguments, clip_range=abs(ratio.item() - 1))
+    assert found.item() == multiplier * ratio.item()
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (1,), (), (2,), (4,)])
+def test_weights_refuse_shapes_that_broadcast(shape):
+    """Each argument in turn has another shape."""
+    for other in range(3):
+        shapes = [shape if place == other else (3,) for place in range(3)]
+        with pytest.raises(ValueError, match="must have equal shapes, got ") as caught:
+            weighted(torch.ones(shapes[0]), log_prob=torch.zeros(shapes[1]), old_log_prob=torch.zeros(shapes[2]))
+        assert str([list(each) for each in shapes]) in str(caught.value)
 
 
 def test_log_probabilities_cannot_be_swapped_by_place():

@@ -1,5 +1,6 @@
 import ast
 import inspect
+import math
 import sys
 
 import numpy as np
@@ -178,10 +179,11 @@ def test_leaves_no_graph():
 
 
 def test_the_lessons_magnitude_by_hand():
-    """At P(Norm) = 1/2: Norm (1/2 + 1) times 3 and Squatch (1/2 + 0) times 1, the mean of both."""
-    policy, hunger = BiasPolicy(weight=0.0).double(), torch.zeros(2, 1).double()
+    """The mean of (P + 1) times 3, for Norm at z = 2 - 1, and of P + 0 times 1, for Squatch at z = 0 - 1."""
+    policy, hunger = BiasPolicy(weight=2.0, bias=-1.0).double(), torch.tensor([[1.0], [0.0]]).double()
     magnitude = gradient_magnitude(policy, hunger, torch.tensor([1, 0]), torch.tensor([-3.0, 1.0]).double())
-    assert magnitude["bias"].item() == (1.5 * 3 + 0.5) / 2
+    p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))
+    assert magnitude["bias"].item() == pytest.approx(((p + 1) * 3 + q) / 2, rel=1e-14)
 
 
 def test_a_subclass_of_a_network_has_no_derivation():
@@ -211,10 +213,13 @@ def test_refuses_shapes_that_do_not_fit(action, multiplier):
         manual_gradient(BiasPolicy(), torch.zeros(3, 1), torch.zeros(action), torch.ones(multiplier))
 
 
-def test_refuses_one_observation_for_many_actions():
-    """Kills a check of actions and multipliers only: the observation would broadcast."""
-    with pytest.raises(ValueError, match="must have the same first dimension B"):
-        manual_gradient(BiasPolicy(), torch.zeros(1, 1), torch.zeros(3), torch.ones(3))
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_refuses_other_numbers_of_rows(rows):
+    """Of each argument in turn; kills a check of some of them only: the rest would broadcast."""
+    for other in range(3):
+        observation, action, multiplier = (rows if place == other else 3 for place in range(3))
+        with pytest.raises(ValueError, match="must have the same first dimension B"):
+            manual_gradient(BiasPolicy(), torch.zeros(observation, 1), torch.zeros(action), torch.ones(multiplier))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 1, 1)])

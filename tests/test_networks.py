@@ -79,6 +79,11 @@ def test_first_weights_are_orthogonal_with_small_last_ones():
         assert not layer.bias.any()
 
 
+def test_two_layers_of_64_units_unless_told_otherwise():
+    for made in (make_policy("mlp", BOX, DISCRETE), MLPPolicy(BOX, DISCRETE), ValueFunction(BOX)):
+        assert [layer.out_features for layer in made.layers[:-1]] == [64, 64]
+
+
 def test_network_is_layers_of_tanh():
     policy, observation = network(BOX, spaces.Discrete(3), hidden_sizes=(5,)), torch.randn(7, 4, generator=seeded())
     first, last = policy.layers
@@ -122,8 +127,8 @@ def test_a_large_standard_deviation_is_not_clipped():
 
 
 def test_discrete_observations_become_one_hot():
-    policy = network(spaces.Discrete(6, start=10), DISCRETE, ())
-    states = torch.arange(10, 16)
+    policy = network(spaces.Discrete(6, start=4), DISCRETE, ())
+    states = torch.arange(4, 10)
     assert torch.equal(policy.features(states), torch.eye(6))
     assert torch.equal(policy(states), policy(torch.eye(6)))
 
@@ -189,6 +194,15 @@ class Mine(Policy):
         return torch.distributions.Categorical(logits=self.logits.expand(len(observation), -1))
 
 
+class Free(Mine):
+    """One that takes anything and needs nothing."""
+
+    def __init__(self, *numbers, **settings):
+        assert not numbers
+        assert not settings
+        super().__init__()
+
+
 class Fitted(Mine):
     """One that takes the spaces."""
 
@@ -197,11 +211,19 @@ class Fitted(Mine):
         self.observation_space = observation_space
 
 
+class ByPlace(Fitted):
+    """One that takes them by place only."""
+
+    def __init__(self, observation_space, action_space, /):
+        super().__init__(observation_space, action_space)
+
+
 @pytest.fixture
 def own_module(monkeypatch):
     """A module of a user's own, by the name `own_policies`."""
     module = types.ModuleType("own_policies")
-    module.Mine, module.Fitted, module.Other, module.number = Mine, Fitted, nn.Linear, 3
+    module.Mine, module.Free, module.Fitted, module.ByPlace = Mine, Free, Fitted, ByPlace
+    module.Other, module.number = nn.Linear, 3
     monkeypatch.setitem(sys.modules, "own_policies", module)
 
 
@@ -211,14 +233,16 @@ def test_a_policy_is_made_by_its_name(own_module):
     assert type(network) is MLPPolicy
     assert [layer.out_features for layer in network.layers] == [7, 2]
     assert type(make_policy("own_policies:Mine", BOX, DISCRETE)) is Mine
-    fitted = make_policy("own_policies:Fitted", BOX, spaces.Discrete(5))
-    assert (type(fitted), fitted.observation_space, len(fitted.logits)) == (Fitted, BOX, 5)
     actor = make_policy("own:Actor", BOX, DISCRETE, kwargs={"units": 3})
     assert (actor.trunk.in_features, actor.trunk.out_features) == (4, 3)
     given = make_policy("own:Actor", BOX, DISCRETE, kwargs={"observation_space": HUNGER, "action_space": DISCRETE})
     assert given.trunk.in_features == 1  # all are named, so the spaces are not given again
     with pytest.raises(TypeError, match="unexpected keyword argument 'unit'"):
         make_policy("own:Actor", BOX, DISCRETE, kwargs={"unit": 3})
+    assert type(make_policy("own_policies:Free", BOX, DISCRETE)) is Free
+    for kind in (Fitted, ByPlace):
+        fitted = make_policy(f"own_policies:{kind.__name__}", BOX, spaces.Discrete(5))
+        assert (type(fitted), fitted.observation_space, len(fitted.logits)) == (kind, BOX, 5)
 
 
 @pytest.mark.parametrize(
@@ -306,3 +330,10 @@ class Failing(Mine):
 def test_a_policy_that_does_not_fit_is_found_at_once(policy, message):
     with pytest.raises(TypeError, match=f"^{message}"):
         require_fit(policy, 3, BOX, DISCRETE)
+
+
+def test_what_a_policy_must_return_is_named_for_actions_of_several_numbers():
+    with pytest.raises(
+        TypeError, match=r"return actions \[3, 2\] with log_prob and entropy \[3\] for .* got action \[3\]"
+    ):
+        require_fit(Mine(), 3, BOX, spaces.MultiBinary(2))

@@ -172,6 +172,12 @@ def test_clip_leaves_short_gradients(max_norm):
     assert [p.grad.tolist() for p in optimizer.parameters] == [[3.0, 0.0], [0.0, 4.0]]
 
 
+def test_an_infinite_limit_clips_nothing():
+    optimizer = with_gradients([3.0, 0.0])
+    optimizer.clip(math.inf, max_norm=math.inf)
+    assert optimizer.parameters[0].grad.tolist() == [3.0, 0.0]
+
+
 def test_names_stand_for_their_classes():
     parameters = [nn.Parameter(torch.zeros(1))]
     assert type(make_optimizer("sgd", parameters, 0.1)) is SGD

@@ -4,11 +4,12 @@ import random
 
 import pytest
 import torch
+from gymnasium import spaces
 from support import numpy_stream, seeded
 from torch import nn
 from torch.distributions import Bernoulli, Categorical
 
-from pgtorch import BiasPolicy, Policy
+from pgtorch import BiasPolicy, MLPPolicy, Policy
 
 
 def test_bias_policy_starts_as_the_lesson_does():
@@ -110,8 +111,10 @@ def test_sample_mode_and_log_prob_number_places_alike():
     assert policy.mode(torch.zeros(1, 1)).item() == 0
 
 
-def test_sample_and_mode_leave_no_graph():
-    policy = BiasPolicy()
+@pytest.mark.parametrize("make", [BiasPolicy, lambda: MLPPolicy(spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (2,)))])
+def test_sample_and_mode_leave_no_graph(make):
+    """The mode of a normal distribution is its mean, which has one."""
+    policy = make()
     assert not policy.sample(torch.zeros(2, 1), seeded()).requires_grad
     assert not policy.mode(torch.zeros(2, 1)).requires_grad
 

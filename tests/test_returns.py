@@ -257,6 +257,23 @@ def test_refuses_shapes_that_differ(shape):
             call(REWARD, truths)
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (0, 3), (4, 1, 1)])
+def test_refuses_what_is_not_steps_of_environments(shape):
+    """All arguments have the same shape; kills a check of their differences only."""
+    numbers, truths = torch.zeros(shape).double(), torch.ones(shape, dtype=torch.bool)
+    flags = {"terminated": truths, "truncated": truths, "valid": truths, "discount": 0.5}
+    for call in (
+        lambda: reward_to_go(numbers, next_value=numbers, **flags),
+        lambda: episode_return(numbers, **flags),
+        lambda: discount_weight(**flags),
+        lambda: generalized_advantage(numbers, value=numbers, next_value=numbers, gae_lambda=0.5, **flags),
+        lambda: subtract_mean(numbers, truths),
+        lambda: standardize(numbers, truths),
+    ):
+        with pytest.raises(ValueError, match=r"all tensors must have one shape \[T, N\], got"):
+            call()
+
+
 def test_refuses_integers():
     """Their discounted sums would be truncated."""
     with pytest.raises(ValueError, match="rewards and values must be floating, got integers"):

@@ -57,8 +57,13 @@ def test_flags_say_how_an_episode_ended(mode, ends):
 def test_next_values_are_of_the_observation_a_step_led_to(mode, ends):
     """After a cut that is the episode's final observation, in every mode; never the first of the next episode."""
     number = torch.tensor([100.0, 10.0, 1.0])  # environment, episode, step: no two observations have the same value
+
+    def value_of(observation):
+        assert observation.ndim == 2  # [B, D]
+        return observation @ number
+
     for rollout in collected(mode, num_steps=9, rollouts=3, ends=ends)[0]:
-        value, following = rollout.values(lambda observation: observation @ number)
+        value, following = rollout.values(value_of)
         judged = rollout.valid & ~rollout.terminated
         assert torch.equal(following[judged], value[judged] + 1)
         assert torch.equal(value, rollout.observation[:-1] @ number)
@@ -126,6 +131,8 @@ def test_some_rows_of_a_batch():
     assert (len(batch), len(part)) == (4, 2)
     bare = Batch(numbers[:, None], numbers, numbers)[torch.tensor([0])]
     assert (bare.target, bare.old_log_prob) == (None, None)
+    with pytest.raises(AttributeError):
+        bare.multipliers = numbers  # a misspelled field
 
 
 def test_the_parts_of_a_batch_hold_each_row_once():
@@ -297,6 +304,11 @@ def test_refuses_spaces_it_cannot_store(space, message):
     env = SyncVectorEnv([Strange])
     with pytest.raises(TypeError, match=message):
         RolloutCollector(env, num_steps=1, seed=0)
+
+
+def test_steps_and_seed_cannot_be_swapped_by_place():
+    with pytest.raises(TypeError, match="positional"):
+        RolloutCollector(counting(AutoresetMode.SAME_STEP, 1), 7, 0)
 
 
 # Normalization, and a rollout that is never changed

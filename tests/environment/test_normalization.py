@@ -83,3 +83,9 @@ def test_state_is_taken_and_put_without_sharing(mid_episode):
     for each in (rewards, others[1]):
         each.update(**rollout(1))
     assert np.array_equal(rewards(row), others[1](row))
+
+
+@pytest.mark.parametrize("normalizer", [ObservationNormalizer(2), RewardNormalizer(2, 0.9)])
+def test_whether_episodes_go_on_is_said_by_name(normalizer):
+    with pytest.raises(TypeError, match="positional"):
+        normalizer.load_state_dict(normalizer.state_dict(), True)

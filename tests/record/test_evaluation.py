@@ -1,3 +1,4 @@
+import inspect
 import random
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from support import numpy_stream
+from support import numpy_stream, seeded
 
-from pgtorch import BiasPolicy, TrainConfig
+from pgtorch import BiasPolicy, MLPPolicy, TrainConfig
+from pgtorch.distributions import as_global_stream
+from pgtorch.proof.walk import ACTIONS, OBSERVATIONS, WALK, Walk
 from pgtorch.record.evaluation import bootstrap_interval, evaluate, play_episodes, watch
 from pgtorch.record.trained_run import TrainedRun
 
@@ -59,6 +62,24 @@ def test_one_episode_an_environment_counts():
     assert len(set(FIRST)) > 10
 
 
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_returns_are_those_of_environments_played_one_by_one(mode):
+    """Episodes of many lengths that end in every way, in every mode."""
+    with as_global_stream(seeded()):
+        policy = MLPPolicy(OBSERVATIONS["box"], ACTIONS["discrete"])
+    expected = []
+    for seed in range(5, 25):
+        env, total, over = Walk(), 0.0, False
+        observation, _ = env.reset(seed=seed)
+        while not over:
+            action = policy.mode(torch.from_numpy(observation)[None]).item()
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + reward, terminated or truncated
+        expected.append(total)
+    run = TrainedRun(config=TrainConfig(WALK, env_kwargs={"mode": mode}), policy=policy)
+    assert play_episodes(run, 20, greedy=True, seed=5).tolist() == pytest.approx(expected, rel=1e-12)
+
+
 class GlobalDraws(gym.Env):
     """Pays what it draws from the global streams."""
 
@@ -104,6 +125,10 @@ def test_a_number_of_episodes_out_of_range_is_refused(number):
         evaluate(lesson(), number)
 
 
+def test_a_million_episodes_are_not_too_many():
+    assert play_episodes(lesson(), 1_000_000, greedy=True).mean() == pytest.approx(0.65, abs=0.005)
+
+
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         play_episodes(lesson(), 3, greedy=True, max_steps=0)
@@ -117,7 +142,8 @@ def test_an_endless_episode_is_cut_off():
             return torch.zeros(len(observation), dtype=torch.int64)
 
     run = TrainedRun(config=TrainConfig("CliffWalking-v1"), policy=North())
-    assert play_episodes(run, 3, greedy=True, max_steps=40).tolist() == [-40.0] * 3
+    for max_steps in (1, 40):
+        assert play_episodes(run, 3, greedy=True, max_steps=max_steps).tolist() == [-max_steps] * 3
 
 
 def test_the_environments_are_closed_after_an_error(monkeypatch):
@@ -155,6 +181,34 @@ def test_interval_covers_the_mean_and_has_the_right_width():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
     assert bootstrap_interval(np.full(10, 3.0)) == (3.0, 3.0)
+
+
+def test_the_interval_is_that_of_ten_thousand_resampled_means():
+    values, generator = np.arange(30.0) ** 2, np.random.default_rng(0)
+    means = [values[generator.integers(30, size=30)].mean() for _ in range(10_000)]
+    assert bootstrap_interval(values) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
+
+
+def test_settings_cannot_be_swapped_by_place():
+    for call in (
+        lambda: play_episodes(lesson(), 3, True, 7),
+        lambda: evaluate(lesson(), 3, 7),
+        lambda: watch(lesson(), Watched(), 7),
+    ):
+        with pytest.raises(TypeError, match="positional"):
+            call()
+
+
+def test_what_is_played_unless_told_otherwise():
+    """Other numbers would change every figure that has been reported."""
+    defaults = {
+        evaluate: {"episodes": 100, "seed": 1_000_000, "max_steps": 10_000},
+        play_episodes: {"seed": 0, "max_steps": 10_000},
+        watch: {"seed": 0, "episodes": 10, "steps": 500},
+    }
+    for function, expected in defaults.items():
+        parameters = inspect.signature(function).parameters.items()
+        assert {name: p.default for name, p in parameters if p.default is not p.empty} == expected
 
 
 # watch
