@@ -178,6 +178,7 @@ def _run(
             saved = save()
     if saved != trainer.num_updates:
         save()
+    writer.end()
     if config.pictures and (trainer.num_updates == config.num_updates or not should_stop()):
         for tag, picture in pictures.draw(folder, writer.history, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)
