@@ -244,6 +244,7 @@ def _run(
     except Exception as error:
         _note_what_is_not_finite(error, trainer, number, folder)
         raise
+    writer.end()
     if config.pictures and (reached or trainer.num_updates == config.num_updates or not should_stop()):
         for tag, picture in pictures.draw(folder, writer.history, config, trainer.policy).items():
             writer.write_picture(tag, picture, trainer.num_env_steps)

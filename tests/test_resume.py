@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import types
 import warnings
@@ -20,6 +21,7 @@ from pgtorch import BiasPolicy, CheckpointError, SetupError, TrainConfig, resume
 from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest
 from pgtorch.record.evaluation import play_episodes
 from pgtorch.record.metrics import read_metrics
+from pgtorch.record.tensorboard import BIAS, MEAN_RETURN, is_shown
 from pgtorch.record.trained_run import TrainedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's reader
@@ -87,8 +89,14 @@ def scalars(folder):
 def of_lines(folder):
     """The scalars that there should be, by `metrics.jsonl`."""
     counts = {"update", "env_steps"}
-    tags = [(tag, line["env_steps"]) for line in read_metrics(folder) for tag in line.keys() - counts]
-    return sorted(tags + [("time/env_steps_per_second", line["env_steps"]) for line in read_metrics(folder)])
+    lines = read_metrics(folder)
+    tags = [(tag, line["env_steps"]) for line in lines for tag in line.keys() - counts]
+    speeds = [("time/env_steps_per_second", line["env_steps"]) for line in lines]
+    shown = [line for line in lines if is_shown(line["update"]) or line is lines[-1]]
+    way = [(BIAS, step) for step in (0, *(line["env_steps"] for line in shown)) if "policy/bias" in lines[0]]
+    first = next((line["update"] for line in lines if "rollout/episode_return" in line), math.inf)
+    means = [(MEAN_RETURN, line["env_steps"]) for line in shown if line["update"] >= first]
+    return sorted(tags + speeds + way + means)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,7 @@ import pgtorch.record.metrics
 from pgtorch import TrainConfig, train
 from pathlib import Path
 import json
+import math
 
 pgtorch.record.metrics.FLUSH_SECONDS = -1.0  # every update reaches the files at once
 last = int(sys.argv[1])

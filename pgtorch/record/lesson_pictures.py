@@ -12,6 +12,7 @@ from pgtorch.record.metrics import Curve, History
 
 SHARES = (0.25, 0.5, 0.75)  # P(Norm) is shown this far along from the first bias to the late mean
 MOST_DOTS = 300  # on the hill of expected rewards
+ARRIVED = 1.0  # a bias this close to the optimum has arrived
 
 
 def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> dict[str, Path]:
@@ -49,7 +50,12 @@ def draw(folder: Path, history: History, config: TrainConfig, weight: float) -> 
 
 def _bias(path: Path, bias: dict[int, float], mean: float, model: RestaurantModel | None) -> Path:
     first, *_, last = [*bias.values(), *bias.values()]
-    axes = plot.axes(f"The bias: {first:.2f} at the start, {last:.2f} after {max(bias):,} updates", "update", "bias")
+    title = f"The bias: {first:.2f} at the start, {last:.2f} after {max(bias):,} updates"
+    if model is not None and math.isfinite(best := model.optimal_bias()):
+        arrival = next((update for update, value in bias.items() if abs(value - best) < ARRIVED), None)
+        reached = "it never came" if arrival is None else f"by update {arrival:,} it came"
+        title += f"\n{reached} within {ARRIVED:g} of the optimum, {best:.2f}"
+    axes = plot.axes(title, "update", "bias")
     axes.plot(list(bias), list(bias.values()), color=plot.DARK, linewidth=1.0, label="bias")
     axes.axhline(mean, color=plot.MIDDLE, linestyle=":", label=f"mean of the last half, {mean:.2f}")
     if model is not None and math.isfinite(best := model.optimal_bias()):
@@ -59,7 +65,7 @@ def _bias(path: Path, bias: dict[int, float], mean: float, model: RestaurantMode
 
 def _p_norm(path: Path, bias: dict[int, float], mean: float, weight: float) -> Path:
     last = max(bias)
-    title = f"P(Norm) by hunger, from the first policy to that of update {last:,}"
+    title = f"P(Norm) by hunger: bias {bias[min(bias)]:.2f} at the start, {bias[last]:.2f} after {last:,} updates"
     axes = plot.axes(title, "hunger (0: not at all, 1: very)", "P(Norm)")
     hunger = [i / 200 for i in range(201)]
     styles = ["-", (0, (1, 1)), (0, (3, 1)), (0, (8, 2))]
@@ -85,18 +91,21 @@ def _moments(bias: dict[int, float], mean: float) -> list[int]:
 
 
 def _expected_reward(path: Path, bias: dict[int, float], model: RestaurantModel) -> Path:
-    values = list(bias.values())
-    low, high = min(values) - 2, max(*values, 0.0) + 2
+    values, best = list(bias.values()), model.optimal_bias()
+    shown = [*values, best] if math.isfinite(best) else values
+    low, high = min(shown) - 2, max(shown) + 2
     grid = [low + (high - low) * i / 200 for i in range(201)]
     start, end = model.expected_reward(values[0]), model.expected_reward(values[-1])
     title = f"Exact mean reward of a visit: {start:.2f} at the start, {end:.2f} at the end"
+    if math.isfinite(best):
+        title += f", {model.expected_reward(best):.2f} at the optimum"
     axes = plot.axes(title, "bias", "J(bias), exact mean reward of a visit")
     axes.plot(grid, [model.expected_reward(b) for b in grid], color=plot.DARK, linewidth=1.2, label="J, in closed form")
     few = values[:: math.ceil(len(values) / MOST_DOTS)]
     ages, heights = list(range(len(few))), [model.expected_reward(b) for b in few]
     label = "where the bias was: light early, dark late"
     axes.scatter(few, heights, c=ages, cmap="copper_r", s=14, zorder=3, label=label)
-    if math.isfinite(best := model.optimal_bias()) and low < best < high:
+    if math.isfinite(best):
         axes.axvline(best, color=plot.SIGNAL, linestyle="--", label=f"exact optimum, {best:.2f}")
     return plot.save(axes, path, "upper right")
 

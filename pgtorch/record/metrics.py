@@ -23,7 +23,7 @@ from pgtorch.config import TrainConfig
 from pgtorch.gradient_check import DIFFERENCE
 from pgtorch.record.checkpoint import CheckpointError
 from pgtorch.record.folder import naming
-from pgtorch.record.tensorboard import SUFFIX, EventFile
+from pgtorch.record.tensorboard import BIAS, MEAN_RETURN, SUFFIX, EventFile, is_shown
 
 # The x axis of every tag is environment steps. policy/bias and policy/p_norm are taken after the update; the rest is
 # from its last gradient step, except the differences, which are the largest over all its steps.
@@ -46,6 +46,8 @@ TAGS = {
     "loss/policy_gradient": "-mean(log pi * multiplier). Not a measure of progress: only its gradient means anything.",
     "loss/value": "Mean squared error of the value function.",
     "time/env_steps_per_second": "Environment steps per second of wall clock since training began. TensorBoard only.",
+    BIAS: "policy/bias again, from the start, at ever fewer updates and the last one. TensorBoard only.",
+    MEAN_RETURN: "Mean of rollout/episode_return over the last half of the run so far. TensorBoard only.",
 }
 
 GREEDY, SAMPLED = "evaluation/return_greedy", "evaluation/return_sampled"
@@ -97,7 +99,8 @@ class Curve:
 
     def late(self) -> tuple[float, float]:
         """Mean and standard deviation of the last half; beyond 4,096 values it begins at the next kept point."""
-        start = next(point for point in self.points if point.position >= self.count // 2)
+        index = -(-(self.count // 2) // self._every)  # of the first kept point in it
+        start = Point(*(self._kept[index] if index < len(self._kept) else self._last))
         count = self.count - start.position
         mean = (self._total - start.total) / count
         return mean, max((self._squares - start.squares) / count - mean * mean, 0.0) ** 0.5
@@ -253,7 +256,9 @@ class MetricsWriter:
             start: `Policy.figures` of the initial policy.
         """
         self._history.start = start
-        self._events.write_about(config, TAGS)
+        self._events.write_about(config, TAGS, has_bias="policy/bias" in start)
+        if "policy/bias" in start:
+            self._events.write_front(0, {BIAS: start["policy/bias"]})
 
     def write(self, update: int, env_steps: int, figures: Mapping[str, float]) -> None:
         """Write one update.
@@ -277,9 +282,12 @@ class MetricsWriter:
         """Hand everything written so far to the operating system."""
         kept, self._kept = self._kept, []
         lines = []
+        front = []
         for update, env_steps, _, figures in kept:
             lines.append(json.dumps({"update": update, "env_steps": env_steps, **figures}) + "\n")
             self._history.add(update, env_steps, figures)
+            if is_shown(update):
+                front.append((env_steps, self._front()))
         data = "".join(lines).encode()
         self._history.digest.update(data)
         with naming(self._folder / LINES):
@@ -289,8 +297,24 @@ class MetricsWriter:
             for _, env_steps, now, figures in kept:
                 speed = (env_steps - self._first_step) / max(now - self._start, 1e-9)
                 self._events.write_scalars(env_steps, now, {**figures, "time/env_steps_per_second": speed})
+            for env_steps, figures in front:
+                self._events.write_front(env_steps, figures)
             self._events.flush()
         self._flushed = time.time()
+
+    def end(self) -> None:
+        """Complete the first screen with the last update; once, after the last checkpoint, so that resuming cuts it."""
+        self.flush()
+        if self._history.num_updates and not is_shown(self._history.num_updates):
+            with naming(self._folder):
+                self._events.write_front(self._history.env_steps, self._front())
+
+    def _front(self) -> dict[str, float]:
+        """What the first screen shows of the last update."""
+        shown = {BIAS: self._history.last["policy/bias"]} if "policy/bias" in self._history.last else {}
+        if "rollout/episode_return" in self._history.curves:
+            shown[MEAN_RETURN] = self._history.curves["rollout/episode_return"].late()[0]
+        return shown
 
     def save(self, pending: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Make everything written so far survive a power cut.

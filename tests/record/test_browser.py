@@ -1,11 +1,14 @@
 """TensorBoard on a real run in a real browser: needs selenium, Chromium and its driver, and is skipped without them."""
 
+import io
 import re
 import shutil
 import subprocess
 import sys
 import time
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 from pgtorch import TrainConfig, train
@@ -21,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(TrainConfig(num_updates=300, run_dir=tmp_path_factory.mktemp("runs") / "lesson")).run_dir
+    return train(TrainConfig(run_dir=tmp_path_factory.mktemp("runs") / "lesson")).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,35 @@ def shown(browser, address, text):
     raise AssertionError(f"{text!r} is not on {address}: {page[:2000]}")
 
 
+def test_the_first_screen_shows_the_bias_going_from_0_to_minus_10(browser, board):
+    """Nothing clicked, in the window of a small laptop: the chart is on the screen, and the curve's pixels in it."""
+    browser.set_window_size(1280, 800)
+    shown(browser, board, "episode")
+    finder = """const chart = document.querySelector('scalar-card line-chart'), box = node => node.getBoundingClientRect();
+        if (!chart || !document.querySelector('scalar-card .tag')) return null;
+        const ticks = [...chart.querySelectorAll('.y-axis .minor-tick-label text')];
+        return {title: document.querySelector('scalar-card .tag').title, height: innerHeight,
+                chart: box(chart.querySelector('.series-view')), ticks: ticks.map(tick => [+tick.textContent,
+                +tick.getAttribute('y') + box(chart.querySelector('.series-view')).top])};"""
+    deadline = time.monotonic() + 40
+    while not (found := browser.execute_script(finder)) or len(found["ticks"]) < 3:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    time.sleep(2)  # the curve follows its axis
+    chart, rows = found["chart"], dict(found["ticks"])
+    assert found["title"] == "bias/bias"
+    assert 0 <= chart["top"] < chart["bottom"] <= found["height"]
+    assert chart["top"] <= rows[0] < rows[-10] <= chart["bottom"]
+    pixels = matplotlib.image.imread(io.BytesIO(browser.get_screenshot_as_png()))[..., :3].max(axis=2)
+    left, right = round(chart["left"]), round(chart["right"])
+    width, unit = right - left, (rows[-10] - rows[0]) / 10
+    dark = [(y, x) for y, x in np.argwhere(pixels < 0.5) if chart["top"] <= y < chart["bottom"] and left <= x < right]
+    start = [y for y, x in dark if x - left < 0.2 * width]
+    assert min(start) == pytest.approx(rows[0], abs=3)
+    late = [y for y, x in dark if 0.5 * width < x - left < 0.85 * width]
+    assert np.mean(late) == pytest.approx(rows[-10], abs=1.5 * unit)
+
+
 def test_the_bias_is_on_the_page_with_its_last_value(browser, board, run):
     shown(browser, f"{board}#custom_scalars", "The bias")
     fetch = "return fetch('data/plugin/scalars/scalars?run=lesson&tag=policy/bias').then(answer => answer.json())"
@@ -84,8 +116,10 @@ def test_the_bias_is_on_the_page_with_its_last_value(browser, board, run):
 @pytest.mark.parametrize(
     ("tab", "text"),
     [
-        ("custom_scalars", "The gradient: by autograd, and by hand"),
-        ("hparams", "learning_rate"),
+        ("custom_scalars", "The gradient by autograd"),
+        ("custom_scalars", "The gradient by hand"),
+        ("hparams", "env_kwargs.hungry_above"),
+        ("hparams", "episode/mean_return"),
         ("text", "The one parameter of the lesson"),
         ("images", "pictures/expected_reward"),
     ],

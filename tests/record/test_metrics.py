@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALA
 from pgtorch import BiasPolicy, CheckpointError, TrainConfig, train
 from pgtorch.record import metrics
 from pgtorch.record.metrics import GREEDY, SAMPLED, TAGS, History, MetricsWriter, read_metrics, read_record
+from pgtorch.record.tensorboard import BIAS, MEAN_RETURN, is_shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's reader
 
@@ -46,10 +47,31 @@ def run(tmp_path_factory):
 def test_tensorboard_and_jsonl_hold_the_same(run):
     lines, accumulated = read_metrics(run), events(run)
     assert [line["update"] for line in lines] == list(range(1, 301))
-    for tag in set(TAGS) - {*ELSEWHERE, "time/env_steps_per_second"}:
+    for tag in set(TAGS) - {*ELSEWHERE, "time/env_steps_per_second", BIAS, MEAN_RETURN}:
         scalars = accumulated.Scalars(tag)
         assert [scalar.step for scalar in scalars] == [line["env_steps"] for line in lines], tag
         assert [scalar.value for scalar in scalars] == [torch.tensor(line[tag]).item() for line in lines], tag
+
+
+def test_the_first_screen_has_the_way_of_the_bias_and_the_mean_return(run):
+    """At the start, at every update that is shown, and at the last; the mean is that of the last half until then."""
+    lines, accumulated = read_metrics(run), events(run)
+    shown = [update for update in range(1, 301) if is_shown(update) or update == 300]
+    way = accumulated.Scalars(BIAS)
+    assert [scalar.step for scalar in way] == [0, *shown]
+    biases = [0.0, *(lines[update - 1]["policy/bias"] for update in shown)]
+    assert [scalar.value for scalar in way] == pytest.approx(biases, rel=1e-6)
+    means = accumulated.Scalars(MEAN_RETURN)
+    assert [scalar.step for scalar in means] == shown
+    returns = [line["rollout/episode_return"] for line in lines]
+    expected = [statistics.fmean(returns[update // 2 : update]) for update in shown]
+    assert [scalar.value for scalar in means] == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_the_first_screen_shows_depends_on_the_update_alone():
+    shown = [update for update in range(1, 2**20) if is_shown(update)]
+    assert shown[:24] == [*range(1, 16), 16, 18, 20, 22, 24, 26, 28, 30, 32]
+    assert all(len([u for u in shown if 2**k <= u < 2 ** (k + 1)]) == 8 for k in range(3, 20))
 
 
 def test_every_tag_is_explained_and_moves(run):

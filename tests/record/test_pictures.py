@@ -116,11 +116,32 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path):
 
 def test_titles_tell_what_happened(tmp_path, drawn):
     pictures.draw(tmp_path, straight(-10.0, start=3.0), TrainConfig(), BiasPolicy(bias=3.0))
-    assert title(drawn["bias"]) == "The bias: 3.00 at the start, -10.00 after 100 updates"
-    assert title(drawn["p_norm"]) == "P(Norm) by hunger, from the first policy to that of update 100"
+    first, second = title(drawn["bias"]).splitlines()
+    assert first == "The bias: 3.00 at the start, -10.00 after 100 updates"
+    assert second == "by update 93 it came within 1 of the optimum, -10.00"  # 3 - 13 * 0.93 = -9.09
+    assert title(drawn["p_norm"]) == "P(Norm) by hunger: bias 3.00 at the start, -10.00 after 100 updates"
     start, end = (RestaurantModel().expected_reward(bias) for bias in (3.0, -10.0))
-    assert title(drawn["expected_reward"]).endswith(f": {start:.2f} at the start, {end:.2f} at the end")
+    ends = f": {start:.2f} at the start, {end:.2f} at the end, {end:.2f} at the optimum"
+    assert title(drawn["expected_reward"]).endswith(ends)
     assert title(drawn["gradient"]) == "Autograd and the chain rule by hand agree to the last bit"
+
+
+@pytest.mark.parametrize(("start", "end"), [(4.0, -8.9), (-30.0, -20.0), (0.0, 0.5)])
+def test_a_run_that_did_not_arrive_says_so(tmp_path, drawn, start, end):
+    """And its hill reaches from where it was to the optimum, wherever that is."""
+    pictures.draw(tmp_path, straight(end, start=start), TrainConfig(), BiasPolicy(bias=start))
+    assert title(drawn["bias"]).splitlines()[1] == "it never came within 1 of the optimum, -10.00"
+    hill = drawn["expected_reward"].lines[0].get_xdata()
+    assert (hill[0], hill[-1]) == pytest.approx((min(start, end, -10) - 2, max(start, end, -10) + 2))
+    assert "exact optimum, -10.00" in labels(drawn["expected_reward"])
+
+
+def test_it_arrives_at_the_optimum_of_its_own_environment(tmp_path, drawn):
+    config = TrainConfig(env_kwargs={"hungry_above": 0.3})
+    pictures.draw(tmp_path, straight(-6.0), config, BiasPolicy())
+    best = RestaurantModel(hungry_above=0.3).optimal_bias()
+    arrival = next(i for i in range(101) if abs(-0.06 * i - best) < 1)
+    assert title(drawn["bias"]).endswith(f"by update {arrival} it came within 1 of the optimum, {best:.2f}")
 
 
 @pytest.mark.parametrize(("start", "weight"), [(0.0, 20.0), (3.0, 20.0), (-4.0, 5.0)])
