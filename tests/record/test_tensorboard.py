@@ -34,7 +34,8 @@ def text_of(run, tag):
 def other(tmp_path_factory):
     """A run without a bias."""
     folder = tmp_path_factory.mktemp("runs") / "cart"
-    train(TrainConfig("CartPole-v1", max_gradient_norm=None, num_updates=2, run_dir=folder, pictures=False))
+    settings = {"num_updates": 2, "evaluate_every": 2, "evaluation_episodes": 2, "max_gradient_norm": None}
+    train(TrainConfig("CartPole-v1", run_dir=folder, pictures=False, **settings))
     return EventAccumulator(str(folder)).Reload()
 
 
