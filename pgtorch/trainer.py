@@ -116,7 +116,7 @@ class Trainer:
         # Guess: how likely were the actions?
         distribution = self.policy.distribution(batch.observation)
         log_prob = distribution.log_prob(batch.action)  # [B]
-        with torch.set_grad_enabled(config.entropy_coefficient > 0):  # without a bonus its graph only wastes memory
+        with torch.set_grad_enabled(bool(config.entropy_coefficient)):  # without a bonus its graph only wastes memory
             entropy = distribution.entropy().mean()
         figures["policy/entropy"] = entropy.item()
 

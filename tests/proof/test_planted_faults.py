@@ -499,7 +499,7 @@ JOINS = [  # of proved parts: each part passes alone
         trainer.Trainer._step,
         ENTROPY_BONUS,
         ("entropy subtracted from the objective", "loss - config.entropy", "loss + config.entropy", WHOLE),
-        ("entropy detached", "config.entropy_coefficient > 0", "False", WHOLE),
+        ("entropy detached", "bool(config.entropy_coefficient)", "False", WHOLE),
     ),
     (
         trainer.Trainer._step,
