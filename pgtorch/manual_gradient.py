@@ -112,10 +112,10 @@ def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: T
     w, b = policy.weight, policy.bias.detach()
     z = w * h.squeeze(1) + b
     p_norm = torch.sigmoid(z)
-    # dCE/dP * dP/dz, the lesson's first two factors. On paper, P cancels between them; in floating point the product
-    # would be infinity times 0 if P rounds to 0 or 1:
-    #     Norm:     -1/P    * P(1-P) = -(1-P) = P - 1
-    #     Squatch:  1/(1-P) * P(1-P) =    P   = P - 0
+    # dCE/dP = -1/P for Norm, 1/(1-P) for Squatch
+    # dP/dz  = P(1-P)
+    # The two are one line of code: on paper, P cancels between them; in floating point their product would be infinity
+    # times 0 if P rounds to 0 or 1. What is left is -(1-P) = P - 1 for Norm, and P = P - 0 for Squatch.
     dce_dz = p_norm - a
     dz_db = 1.0
     derivative = dce_dz * dz_db  # as if the guess were right

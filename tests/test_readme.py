@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from support import ROOT
 
 from pgtorch import TrainConfig, train
+from pgtorch.commands import lesson
 
 TEXT = (ROOT / "README.md").read_text()
 SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "import" in code]
@@ -44,7 +45,7 @@ def test_commands_run(run_script, tmp_path):
     """In the order of the README, in one folder, as a reader would; only what has tests of its own is left out."""
     ran = []
     for command in re.findall(r"^python scripts/.*$", TEXT, re.MULTILINE):
-        _, script, *flags = shlex.split(command)
+        _, script, *flags = shlex.split(command, comments=True)
         if script == "scripts/verify.py":  # see test_verify_script.py
             continue
         flags = [str(max(tmp_path.glob(flag.replace("...", "*")))) if flag.endswith("...") else flag for flag in flags]
@@ -56,11 +57,27 @@ def test_commands_run(run_script, tmp_path):
 
 
 def test_lines_of_the_derivation_stand_in_the_source():
-    source = (ROOT / "pgtorch" / "manual_gradient.py").read_text()
-    lines = re.findall(r"^\|.*\| `(.+ = .+)` \|$", TEXT, re.MULTILINE)
-    assert len(lines) == 4
-    for line in lines:
-        assert f"    {line}" in source, line
+    lines = re.findall(r"^\|.*\| `(.+ = .+)` \| `(.+)` \|$", TEXT, re.MULTILINE)
+    assert len(lines) == 6
+    for line, file in lines:
+        assert f"    {line}" in (ROOT / "pgtorch" / file).read_text(), line
+
+
+def test_examples_of_the_lesson_teach_what_they_say(capsys):
+    """By the comment behind each command."""
+    said = {
+        "less likely now": "is now less likely: as it should be.",
+        "luck": "But that was luck:",
+        "runs away": "the bias runs away from its optimum",
+    }
+    examples = re.findall(r"^python scripts/lesson\.py (--act 4 .*?) +# (.*)$", TEXT, re.MULTILINE)
+    assert len(examples) == len(said)
+    for (flags, comment), (word, sentence) in zip(examples, said.items(), strict=True):
+        assert word in comment
+        assert lesson.main(flags.split()) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert sentence in told
+        assert ("luck" in comment) == ("luck:" in told)
 
 
 def test_pictures_are_those_of_the_run(tmp_path):

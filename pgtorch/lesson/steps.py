@@ -139,9 +139,9 @@ def differentiate(policy: BiasPolicy, observation: Tensor, action: Tensor, multi
     return figures["gradient/autograd"], figures["gradient/manual"]
 
 
-def walk(visits: int, *, reward_scale: float, learning_rate: float, seed: int = 0) -> list[float]:
+def walk(visits: int, *, bias: float = 0.0, reward_scale: float, learning_rate: float, seed: int = 0) -> list[float]:
     """The bias after each of many visits whose hungers, draws and orders come from a seed."""
-    policy, generator, biases = BiasPolicy().double(), random.Random(seed), []
+    policy, generator, biases = BiasPolicy(bias=bias).double(), random.Random(seed), []
     for _ in range(visits):
         hunger, draw, order = generator.random(), generator.random(), generator.random()
         place = draw_place(policy, hunger=hunger, draw=draw)

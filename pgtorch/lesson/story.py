@@ -1,4 +1,7 @@
-"""The lesson told in the terminal, in five acts. Every number is computed as it is printed, by the code of the core."""
+"""The lesson told in the terminal, in five acts. Every number is computed as it is printed, by the code of the core.
+
+Each act takes `wait`, called after each question that it asks and before the answer.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import os
 import statistics
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import closing
 from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 from pgtorch.config import TrainConfig
 from pgtorch.lesson.model import RestaurantModel
@@ -24,9 +29,14 @@ from restaurant_env.restaurant import significance
 CELLS = 66  # of the line from 0 to 1
 BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
 OWN_VISIT = Visit(hunger=0.1, draw=0.5, large=True)  # what act 4 shows without flags
+WIDE, HIGH = 27, 9  # columns and rows of a sketch
 
 
-def act_1() -> None:
+def go_on() -> None:
+    """Do not wait for the reader."""
+
+
+def act_1(wait: Callable[[], None] = go_on) -> None:
     """Backpropagation with known answers, and why we have none."""
     policy = BiasPolicy().double()
     weight = _number(policy.weight.item())
@@ -37,15 +47,20 @@ def act_1() -> None:
         "squeezes any number z into the range from 0 to 1:"
     )
     print(f"    z = {weight} x hunger + b     P(Norm) = sigmoid(z)     P(Squatch) = 1 - P(Norm)\n")
+    _say(f"The weight stays at {weight}. Only the bias b is learned; it starts at {_number(policy.bias.item())}:")
+    _sketch(policy.bias.item())
+    _ask("What would the curve look like with b = -5? (Slide it along: P(Norm) is 0.5 where z is 0.)", wait)
+    _sketch(-5.0)
     _say(
-        f"The weight stays at {weight}. Only the bias b is learned; it starts at {_number(policy.bias.item())}. "
-        "Suppose someone gave us the right answer for four hungers: 0 for Squatch, 1 for Norm. Then plain "
-        "backpropagation would do. Cross-entropy (CE) measures how far P(Norm) is from the right answer, and its "
-        "derivative with respect to b says which way to move b:"
+        "The bias moves the curve sideways, and with it the hunger at which Norm becomes the likelier place. Suppose "
+        "someone gave us the right answer for four hungers: 0 for Squatch, 1 for Norm. Then plain backpropagation "
+        "would do. Cross-entropy (CE) measures how far P(Norm) is from the right answer, and its derivative with "
+        "respect to b says which way to move b:"
     )
     hunger = torch.tensor([[0.0], [1.0], [0.1], [0.9]], dtype=torch.float64)
     answer = torch.tensor([0, 1, 0, 1])
     ones = torch.ones(4, dtype=torch.float64)  # without rewards the loss is the cross-entropy
+    _ask(f"With b = {_number(policy.bias.item())}, for which of them is the network already right?", wait)
     print("    hunger   right answer   P(Norm)       CE         dCE/db = P(Norm) - answer")
     for row in range(4):
         h, a = hunger[row : row + 1], answer[row : row + 1]
@@ -60,6 +75,7 @@ def act_1() -> None:
         f"four derivatives, multiplies it by a learning rate, {LEARNING_RATE}, and subtracts it from b, again and "
         "again:"
     )
+    _ask("So which way does b go, and does it ever arrive?", wait)
     print("    steps       b   P(Norm) at hunger " + "   ".join(_number(h) for h in hunger.flatten().tolist()))
     optimizer = SGD([policy.bias], LEARNING_RATE)
     for update in range(1, 501):
@@ -80,14 +96,14 @@ def act_1() -> None:
     )
 
 
-def act_2() -> None:
+def act_2(wait: Callable[[], None] = go_on) -> None:
     """The worked example, visit by visit."""
     _title("Act 2: two visits, number by number")
     policy = BiasPolicy().double()
     for count, visit in enumerate(WORKED_EXAMPLE, start=1):
         step = take_step(policy, visit)
         print(_paint(f"Visit {count}: hunger {_number(visit.hunger)}, bias {_number(step.bias)}\n", BOLD))
-        _show(visit, step, explain=count == 1)
+        _show(visit, step, explain=count == 1, wait=wait, ask=True)
     print(f"After both visits P(Norm) at hunger {_number(visit.hunger)} is {_number(step.new_p_norm)}.\n")
     _say(
         "When we are not hungry, Norm has become less likely, as it should. We did not need a right answer for that. "
@@ -96,7 +112,7 @@ def act_2() -> None:
     )
 
 
-def act_3() -> None:
+def act_3(wait: Callable[[], None] = go_on) -> None:
     """Rewards of another size."""
     scale = float(significance(WORKED_EXAMPLE[0].hunger, MODEL.hungry_above))
     _title(f"Act 3: {scale:+g} and {-scale:+g}")
@@ -105,6 +121,7 @@ def act_3() -> None:
         "rewards of both sizes. The derivative comes from the guess alone. The reward multiplies it, so the reward "
         "sets not only the direction of the step but also its length:"
     )
+    _ask(f"With rewards {scale:g} times as large, is every number {scale:g} times as large?", wait)
     print("    rewards   visit   P(Norm)    dCE/db      x reward   = updated     new bias")
     for size in (1.0, scale):
         policy = BiasPolicy().double()
@@ -121,31 +138,61 @@ def act_3() -> None:
     print('    pgtorch train --env-kwargs \'{"reward_scheme": "graded"}\'\n')
 
 
-def act_4(visit: Visit = OWN_VISIT, *, reward_scale: float = 1.0, wrong_sign: bool = False) -> None:
-    """A visit of the user's choice, and what a wrong sign does."""
+def act_4(
+    visit: Visit = OWN_VISIT,
+    *,
+    bias: float = 0.0,
+    reward_scale: float = 1.0,
+    learning_rate: float = LEARNING_RATE,
+    wrong_sign: bool = False,
+    wait: Callable[[], None] = go_on,
+) -> None:
+    """A visit of the user's choice, luck, and what a wrong sign does."""
     _title("Act 4: a visit of your own")
-    rate = -LEARNING_RATE if wrong_sign else LEARNING_RATE
-    step = take_step(BiasPolicy().double(), visit, reward_scale=reward_scale, learning_rate=rate)
+    rate = -learning_rate if wrong_sign else learning_rate
+    step = take_step(BiasPolicy(bias=bias).double(), visit, reward_scale=reward_scale, learning_rate=rate)
     chosen = f"hunger {_number(visit.hunger)}, draw {_number(visit.draw)}, a {_order(visit)} order"
     print(_paint(f"{chosen}, rewards {_rewards(reward_scale)}\n", BOLD))
-    _show(visit, step, rate)
+    _show(visit, step, rate, wait=wait)
     likelier = (step.new_bias > step.bias) == (step.place is Restaurant.NORM)
     earned = f"{'rewarded' if step.reward > 0 else 'a bad guess'} and is now {'more' if likelier else 'less'} likely"
     _say(
         f"P(Norm) at this hunger goes from {_number(step.p_norm)} to {_number(step.new_p_norm)}. {_name(step.place)} "
         f"was {earned}: {'as it should be.' if likelier == (step.reward > 0) else 'the wrong way around!'}"
     )
-    if wrong_sign:
-        _run_away(reward_scale)
+    if not wrong_sign:
+        _tell_luck(step, learning_rate)
+    else:
+        _ask("And if every step went the wrong way?", wait)
+        _run_away(bias, reward_scale, learning_rate)
     _say("Now try numbers of your own, and step the wrong way to see why the sign matters:")
     print("    pgtorch lesson --act 4 --hunger 0.2 --draw 0.01 --portion small")
+    print("    pgtorch lesson --act 4 --bias -9 --hunger 0.6 --learning-rate 0.1")
     print("    pgtorch lesson --act 4 --reward-scale 2 --wrong-sign\n")
 
 
-def _run_away(reward_scale: float) -> None:
+def _tell_luck(step: Step, learning_rate: float) -> None:
+    """Say so if the order misled: the worse place was rewarded, or the better one punished."""
+    q_squatch, q_norm = MODEL.large_portion_probability
+    better = Restaurant.NORM if step.hungry else Restaurant.SQUATCH
+    if (step.place is better) == (step.reward > 0):
+        return
+    size, suits = ("large", (q_squatch, q_norm)) if step.hungry else ("small", (1 - q_squatch, 1 - q_norm))
+    # The mean over places a of -dCE/db x reward is the sum of dP(a)/db x mean reward, and dP(Norm)/db = P(1-P).
+    mean = learning_rate * 2 * abs(step.reward) * (suits[1] - suits[0]) * step.p_norm * step.p_squatch
+    _say(
+        f"But that was {'luck' if step.reward > 0 else 'bad luck'}: {'hungry' if step.hungry else 'not hungry'}, we "
+        f"want a {size} order, and {_name(better)} is the better place. Squatch serves a {size} one with probability "
+        f"{suits[0]:.2f}, Norm with {suits[1]:.2f}. One order can make the worse place likelier. Over many visits luck "
+        f"averages out: at this hunger, with this bias, the mean step of b over all draws and orders is "
+        f"{_number(mean)}, toward {_name(better)}."
+    )
+
+
+def _run_away(bias: float, reward_scale: float, learning_rate: float) -> None:
     """Many visits, with the right and with the wrong sign."""
-    _say("And if every step went the wrong way? A thousand visits, with the same random numbers for both signs:")
-    columns = [walk(1000, reward_scale=reward_scale, learning_rate=sign * LEARNING_RATE) for sign in (1, -1)]
+    _say("A thousand visits, with the same random numbers for both signs:")
+    columns = [walk(1000, bias=bias, reward_scale=reward_scale, learning_rate=sign * learning_rate) for sign in (1, -1)]
     print(f"    {'':24}  right sign  wrong sign")
     for visits in (1, 100, 300, 1000):
         print(f"    bias after visit {visits:<7}", *(f"{biases[visits - 1]:z11.2f}" for biases in columns))
@@ -163,14 +210,16 @@ def _run_away(reward_scale: float) -> None:
     )
 
 
-def act_5() -> None:
+def act_5(wait: Callable[[], None] = go_on) -> None:
     """Training, visit after visit."""
     config = TrainConfig()
     _title(f"Act 5: {config.num_updates:,} visits")
     _say(
         "Two visits are not enough. So the trainer continues, one step per visit, each with a new hunger, a new random "
-        f"number and a new order. The dotted line is the best bias, known exactly here: {MODEL.optimal_bias():.2f}."
+        "number and a new order."
     )
+    _ask(f"Where will the bias be after {config.num_updates:,} visits, and will it come to rest there?", wait)
+    _say(f"The dotted line is the best bias, known exactly here: {MODEL.optimal_bias():.2f}.")
     biases = [BiasPolicy().bias.item()]
     with closing(Trainer(config)) as trainer:
         logged = [trainer.update() for _ in range(config.num_updates)]
@@ -194,6 +243,14 @@ def act_5() -> None:
         "hovers: each visit moves it, and even the better place sometimes disappoints "
         f"({1 - MODEL.large_portion_probability[1]:.0%} of Norm's orders are small)."
     )
+    best, weight, above = MODEL.optimal_bias(), MODEL.weight, MODEL.hungry_above
+    _ask(f"Why {best:.0f}, of all numbers?", wait)
+    _sketch(best)
+    _say(
+        f"Why {best:.0f}? P(Norm) is one half where z = {weight:g} h + b is 0, which is at h = -b/{weight:g}: there "
+        f"the network changes its mind. We are hungry above {above:g}, so it should change its mind at h = {above:g}, "
+        f"and that makes b = -{weight:g} x {above:g} = {best:.0f}. The weight only says how sharply it does."
+    )
     _say("To train it yourself and look at it in TensorBoard (in a browser):")
     print("    pgtorch train\n    tensorboard --logdir runs")
 
@@ -216,9 +273,26 @@ REASONS = (
 )
 
 
-def _show(visit: Visit, step: Step, rate: float = LEARNING_RATE, *, explain: bool = False) -> None:
-    """An update, from the hunger to the new bias; with `explain`, also the reason for each part."""
-    why = [_fill(reason, "     ") + "\n" if explain else "" for reason in REASONS]
+QUESTIONS = (
+    "The sigmoid is 0.5 at z = 0. Is P(Norm) below one half here, one half, or above?",
+    "Here is a random number: {draw}. Which place does it pick?",
+    "If {place} were the right answer, what should P({place}) be?",
+    "To make {place} likelier, must b go up or down?",
+    "{hunger}, and a {order} order. Was it a good guess? What becomes of the derivative?",
+    "Which way does the bias go now, and is {place} likelier after that?",
+)
+
+
+def _show(
+    visit: Visit,
+    step: Step,
+    rate: float = LEARNING_RATE,
+    *,
+    explain: bool = False,
+    ask: bool = False,
+    wait: Callable[[], None] = go_on,
+) -> None:
+    """An update, from the hunger to the new bias; with `explain` the reason for each part, with `ask` questions."""
     t = SimpleNamespace(**{key: _number(value) for key, value in step._asdict().items()})
     place, weight = _name(step.place), _number(BiasPolicy().weight.item())
     plus_bias = f"{'-' if step.bias < 0 else '+'} {_number(abs(step.bias))}"
@@ -228,41 +302,55 @@ def _show(visit: Visit, step: Step, rate: float = LEARNING_RATE, *, explain: boo
     guess, color = ("good", GREEN) if step.reward > 0 else ("bad", RED)
     reward = _paint(f"{step.reward:+g}, a {guess} guess", color)
     sign, wrong = ("-", "") if rate > 0 else ("+", _paint(" with the WRONG SIGN: + where - belongs", RED))
-    print(f"""\
+    parts = (
+        f"""\
   1. Ask the network
-{why[0]}\
+{{}}\
        z = {weight} x {_number(visit.hunger)} {plus_bias} = {t.z}
        P(Norm) = sigmoid(z) = {t.p_norm}
        P(Squatch) = 1 - P(Norm) = {t.p_squatch}
-
+""",
+        f"""\
   2. Draw a place
-{why[1]}\
+{{}}\
        {names}
        {sections}
        {mark}
-
+""",
+        f"""\
   3. Guess that {place} is right
-{why[2]}\
+{{}}\
        CE = -log P({place}) = {t.ce}
-
+""",
+        f"""\
   4. Differentiate CE with respect to the bias, by the chain rule
-{why[3]}\
+{{}}\
        dCE/dP = {slope} = {t.dce_dp}
        dP/dz  = P(1-P)  = {t.dp_dz}
        dz/db  = 1       = {t.dz_db}
        dCE/db = {t.dce_dp} x {t.dp_dz} x {t.dz_db} = {t.dce_db}
-
+""",
+        f"""\
   5. Go there, and let the reward correct the derivative
-{why[4]}\
+{{}}\
        {hunger}, and a {_order(visit)} order: reward {reward}
        updated derivative = {t.dce_db} x {step.reward:+g} = {t.manual}
        autograd finds       {t.autograd}   (difference {_number(abs(step.autograd - step.manual))})
-
+""",
+        f"""\
   6. Step{wrong}
-{why[5]}\
+{{}}\
        new bias = bias {sign} learning rate x updated derivative
                 = {t.bias} {sign} {_number(abs(rate))} x {t.manual} = {t.new_bias}
-""")
+""",
+    )
+    words = {"draw": _number(visit.draw), "place": place, "hunger": hunger.capitalize(), "order": _order(visit)}
+    for part, question, reason in zip(parts, QUESTIONS, REASONS, strict=True):
+        if ask:
+            _ask(question.format(**words), wait)
+        elif part is not parts[0]:
+            wait()
+        print(part.format(_fill(reason, "     ") + "\n" if explain else ""))
 
 
 def _line(visit: Visit, step: Step) -> tuple[str, str, str]:
@@ -309,6 +397,34 @@ def _rewards(size: float) -> str:
 def _title(text: str) -> None:
     """The heading of an act."""
     print(_paint(f"\n{text}\n{'=' * len(text)}\n", BOLD))
+
+
+def _ask(question: str, wait: Callable[[], None]) -> None:
+    """A question, and time to think about it."""
+    print(_paint(_fill(f"? {question}", "  "), YELLOW), end="\n\n")
+    wait()
+
+
+def _sketch(bias: float) -> None:
+    """The line z and its sigmoid P(Norm) against hunger."""
+    hunger = torch.linspace(0, 1, WIDE, dtype=torch.float64)[:, None]
+    z = BiasPolicy(bias=bias).double()(hunger).detach()
+    low, high = min(z.min().item(), 0.0), max(z.max().item(), 0.0)
+    lines, curves = _plot((z - low) / (high - low)), _plot(torch.sigmoid(z))
+    marks = {0: (f"{high:g}", "1"), HIGH // 2: ("", "0.5"), HIGH - 1: (f"{low:g}", "0")}
+    name = f"b = {bias:g}"
+    print(f"         z, with {name:<{WIDE - 5}}P(Norm), with {name}")
+    for row, (line, curve) in enumerate(zip(lines, curves, strict=True)):
+        left, right = marks.get(row, ("", ""))
+        print(f"    {left:>3} |{line}|   {right:>3} |{curve}|")
+    below = f"{'hunger 0':<{WIDE - 1}}1"
+    print(f"         {below}         {below}\n")
+
+
+def _plot(heights: Tensor) -> list[str]:
+    """Rows of a text plot, the highest first; heights in [0, 1], one for each column."""
+    rows = [round((HIGH - 1) * (1 - height)) for height in heights.tolist()]
+    return ["".join("*" if at == row else " " for at in rows) for row in range(HIGH)]
 
 
 def _say(*paragraphs: str) -> None:

@@ -55,6 +55,9 @@ def test_act_4_takes_its_flags(run, capsys, monkeypatch):
     expected = capsys.readouterr().out
     flags = "--act 4 --hunger 0.15 --draw 0.03 --portion small --reward-scale 2.5 --no-pause"
     assert run(*flags.split()) == (0, expected, "")
+    story.act_4(steps.Visit(hunger=0.6, draw=0.5, large=True), bias=-9.0, learning_rate=0.1)
+    expected = capsys.readouterr().out
+    assert run(*["--act", "4", "--hunger", "0.6", "--bias", "-9", "--learning-rate", "0.1"]) == (0, expected, "")
     monkeypatch.setattr(story, "walk", lambda visits, **_: [0.0] * visits)  # which takes seconds
     story.act_4(wrong_sign=True)
     expected = capsys.readouterr().out
@@ -78,6 +81,11 @@ def test_act_4_takes_its_flags(run, capsys, monkeypatch):
         ("--act 1 --draw 0.2", "draw is used by act 4 only, got act 1"),
         ("--portion small --act 3", "portion is used by act 4 only, got act 3"),
         ("--act 5 --reward-scale 2", "reward_scale is used by act 4 only, got act 5"),
+        ("--act 2 --bias -1", "bias is used by act 4 only, got act 2"),
+        ("--act 2 --learning-rate 1", "learning_rate is used by act 4 only, got act 2"),
+        ("--act 2 --portion large", "portion is used by act 4 only, got act 2"),  # though it is what act 4 would take
+        ("--act 4 --bias 200", "bias must be a finite number at least -100 and at most 100, got 200.0"),
+        ("--learning-rate 0", "learning_rate must be a finite number above 0 and at most 1e6, got 0.0"),
         ("--act 2 --wrong-sign", "wrong_sign is used by act 4 only, got act 2"),
     ],
 )
@@ -122,11 +130,28 @@ def in_a_terminal(*answers):
 
 
 def test_it_waits_in_a_terminal_until_ctrl_c():
-    status, output = in_a_terminal(b"\n", signal.SIGINT)
+    """After each question of act 1, before act 2, and after its first question."""
+    status, output = in_a_terminal(*[b"\n"] * 4, signal.SIGINT)
     assert status == 130
     assert "Traceback" not in output
-    assert output.count("Press Enter") == 2
+    assert output.count("Press Enter to go on") == 4
+    assert output.count("Press Enter for the next act") == 1
+    assert "0.693147" in output
+    assert "P(Squatch) = 1 - P(Norm) = 0.5" not in output  # the answer to the question that it waits at
     assert heading(re.sub(r"\033\[\d+m", "", output)) == ["1", "2"]
+
+
+def test_no_answer_stands_before_its_question(monkeypatch):
+    """What was printed when act 2 waits: the questions so far, and the answers to all but the last."""
+    waits, printed = [], []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+    story.act_2(lambda: waits.append("\n".join(printed)))
+    answers = ["P(Norm) = sigmoid(z) = 0.5", "0.2: Squatch", "CE = -log", "dCE/db", "reward", "new bias ="]
+    assert len(waits) == 12
+    for count, answer in enumerate(answers):
+        assert waits[count].count("  ? ") == count + 1
+        assert answer not in waits[count].split("  ? ")[-1]
+        assert answer in waits[count + 1].split("  ? ")[-2] or answer in waits[count + 1]
 
 
 def test_the_end_of_input_ends_it():

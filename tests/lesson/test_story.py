@@ -216,6 +216,62 @@ def test_a_visit_of_the_users_choice():
     assert "Squatch was rewarded and is now more likely: as it should be." in in_one_line(text)
 
 
+def test_a_bias_and_a_learning_rate_of_the_users_choice():
+    text = told(story.act_4, Visit(hunger=0.6, draw=0.5, large=True), bias=-9.0, learning_rate=0.1)
+    (visit,) = visits_of(text)
+    p = sigmoid(20 * 0.6 - 9)
+    assert (visit["z"], visit["draw"]) == ("3.0", ("0.5", "Norm"))
+    assert visit["step"] == ("-", "-9.0", "-", "0.1", shown(p - 1), shown(-9 + 0.1 * (1 - p)))
+    assert "luck" not in text
+
+
+@pytest.mark.parametrize(
+    ("hunger", "draw", "large", "luck"),
+    [
+        (0.1, 0.5, False, "luck"),  # Norm, and a small order although we are not hungry
+        (0.1, 0.01, True, "bad luck"),  # Squatch, and a large one
+        (0.9, 0.5, False, "bad luck"),  # Norm, hungry, and a small one
+        (0.1, 0.5, True, None),
+        (0.1, 0.01, False, None),
+        (0.9, 0.5, True, None),
+    ],
+)
+def test_luck_is_told_and_averages_out(hunger, draw, large, luck):
+    """The mean step is an expectation over both places and both orders."""
+    text = in_one_line(told(story.act_4, Visit(hunger, draw, large), reward_scale=3.0, learning_rate=0.5))
+    assert found(r"But that was ((?:bad )?luck):", text) == ([luck] if luck else [])
+    if luck:
+        p, sign = sigmoid(20 * hunger), 1 if hunger > 0.5 else -1
+        mean_reward = [3 * sign * (2 * q - 1) for q in (0.15, 0.80)]
+        mean = 0.5 * (p * (1 - p) * mean_reward[1] - (1 - p) * p * mean_reward[0])
+        better = "Norm" if hunger > 0.5 else "Squatch"
+        ((step, place),) = found(r"over all draws and orders is (\S+), toward (\w+)\.", text)
+        assert (float(step), place) == (pytest.approx(mean, rel=1e-2, abs=1e-6), better)
+        assert f"{better} is the better place" in text
+
+
+def test_the_line_and_its_sigmoid_are_sketched(acts):
+    pattern = re.compile(r"^ +(?:-?\d+)? \|([ *]{27})\| +(?:0\.5|1|0)? \|([ *]{27})\|$", re.MULTILINE)
+    for act, biases in ((1, (0.0, -5.0)), (5, (-10.0,))):
+        rows = pattern.findall(acts[act])
+        assert len(rows) == 9 * len(biases)
+        for count, bias in enumerate(biases):
+            lines, curves = zip(*rows[9 * count : 9 * count + 9], strict=True)
+            for column in range(27):
+                z = 20 * column / 26 + bias
+                low, high = min(bias, 0), 20 + bias
+                (line,), (curve,) = (
+                    [8 - row for row in range(9) if plot[row][column] == "*"] for plot in (lines, curves)
+                )
+                assert line / 8 == pytest.approx((z - low) / (high - low), abs=1 / 15.9)
+                assert curve / 8 == pytest.approx(sigmoid(z), abs=1 / 15.9)
+
+
+def test_why_minus_10(acts):
+    assert "Why -10? P(Norm) is one half where z = 20 h + b is 0" in in_one_line(acts[5])
+    assert "b = -20 x 0.5 = -10." in in_one_line(acts[5])
+
+
 def test_a_stretch_too_short_to_draw_still_has_its_mark():
     text = told(story.act_4, Visit(hunger=1.0, draw=0.0, large=True))
     ((border, place, side, _),) = lines_of(text)

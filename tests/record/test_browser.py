@@ -79,8 +79,8 @@ def test_the_first_screen_shows_the_bias_going_from_0_to_minus_10(browser, board
     """Nothing clicked, in the window of a small laptop: the chart is on the screen, and the curve's pixels in it."""
     browser.set_window_size(1280, 800)
     shown(browser, board, "episode")
-    finder = """const box = node => node.getBoundingClientRect();
-        const chart = document.querySelector('scalar-card line-chart');
+    finder = """const chart = document.querySelector('scalar-card line-chart');
+        const box = node => node.getBoundingClientRect();
         if (!chart || !document.querySelector('scalar-card .tag')) return null;
         const ticks = [...chart.querySelectorAll('.y-axis .minor-tick-label text')];
         return {title: document.querySelector('scalar-card .tag').title, height: innerHeight,
