@@ -250,7 +250,7 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
     for name, value in {**defaults, **settings_for(env_id), **given}.items():
         object.__setattr__(config, name, check(name, ANNOTATIONS[name], value))
     rows = config.num_envs * config.num_steps
-    if "num_minibatches" not in given:  # a small rollout has fewer rows than the table has parts
+    if config.num_minibatches == settings_for(env_id).get("num_minibatches"):  # too many for a small rollout
         object.__setattr__(config, "num_minibatches", min(config.num_minibatches, rows))
     if rows > MOST_ROWS:
         product = f"{config.num_envs} * {config.num_steps}"

@@ -154,7 +154,7 @@ def test_numbers_that_are_not_finite_are_named_and_not_learned_from(plan, env_id
         seen.append(values(policy))
         place = r" at index \[1\]" if field == "observation" else ""
         with pytest.raises(
-            NonFiniteError, match=rf"^{field} must be finite, got {value}{place}, of environment {index} at step {at}$"
+            NonFiniteError, match=rf"^{field} must be finite, got {value}{place}, of environment {index} at step {at}\nin update"
         ):
             train(config, policy=policy, callback=lambda update, figures: seen.append(values(policy)))
         done = (at - 1) // 4
@@ -207,7 +207,7 @@ def test_a_first_observation_that_is_not_finite_writes_nothing(tmp_path, plan):
 
 def test_the_first_observation_of_a_later_episode_is_looked_at_too(tmp_path, plan):
     plan(space=UNBOUNDED, length=2, reset=lambda good: (good * np.nan, {}))
-    message = r"observation must be finite, got nan at index \[0\], of environment 0 at step \d$"
+    message = r"observation must be finite, got nan at index \[0\], of environment 0 at step \d\nin update"
     with pytest.raises(NonFiniteError, match=message):
         train(config_of(tmp_path / "run"))
 
@@ -233,7 +233,7 @@ def test_a_huge_learning_rate_goes_well_or_is_named(tmp_path, env_id, optimizer,
     try:
         train(config)
     except NonFiniteError as error:
-        assert re.search(r"^update \d+, step \d+: .*learning_rate", str(error))  # noqa: PT017 -- it may go well
+        assert re.search(r"^update \d+(, step \d+)?: .*learning_rate", str(error))  # noqa: PT017 -- it may go well
     for path in checkpoints(tmp_path):
         parameters = read_checkpoint(path)["trainer"]["policy"]["parameters"]
         assert all(torch.isfinite(value).all() for value in parameters.values())

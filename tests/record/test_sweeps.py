@@ -20,7 +20,8 @@ def test_summaries_are_those_of_a_run(updates):
         for update in range(updates):
             history.add(update + 1, update + 1, {tag: float(column[update, i]) for tag, column in columns.items()})
         recent = columns["rollout/episode_return"][-100:, i].tolist()
-        assert summary == history.summary() | {"recent_return": sum(recent) / len(recent)}
+        mean = {"recent_return": sum(recent) / len(recent), "recent_episodes": len(recent)}
+        assert summary == history.summary() | mean
 
 
 def test_the_interquartile_mean_is_of_the_middle_half():
