@@ -170,6 +170,7 @@ def z_score(batches: Tensor, *, exact: Tensor) -> float:
 
     seen, wanted = views(batches, directions), views(exact, directions)  # [n, V], [V]
     error = seen.std(0) / math.sqrt(len(batches))
-    rounding = 1e-12 * views(batches.abs().mean(0) + exact.abs(), directions.abs())  # if the standard error is 0
+    magnitude = batches.abs().mean(0) + exact.abs()
+    rounding = 1e-12 * views(magnitude, directions.abs()).clamp(min=magnitude.max().item())  # of what is 0 on paper
     distance = ((seen.mean(0) - wanted).abs() - rounding).clamp(min=0)
     return torch.where(distance == 0, 0.0, distance / error).max().item()

@@ -115,6 +115,14 @@ def test_z_score_of_constants_is_0_or_infinite():
     assert z_score(constant, exact=torch.full((2,), 0.3001).double()) == float("inf")
 
 
+def test_z_score_takes_rounding_for_what_it_is():
+    """A number that is 0 on paper, such as the gradient of the bias of an attention's keys, is never exactly 0."""
+    found = batches(torch.zeros(3)) * torch.tensor([1.0, 1.0, 1e-17]) + torch.tensor([0.0, 0.0, 1e-17]).double()
+    assert z_score(found, exact=torch.zeros(3).double()) < 1e-3
+    found = batches(torch.zeros(3)) * torch.tensor([1.0, 1.0, 1e-9]) + torch.tensor([0.0, 0.0, 1e-9]).double()
+    assert z_score(found, exact=torch.zeros(3).double()) > 10.0
+
+
 def test_z_score_leaves_out_what_hardly_ever_changes():
     """One of 100 batches saw it: its standard error is not known. The others still count."""
     found = torch.cat([1 + batches(torch.zeros(2), 100, 2), torch.zeros(100, 1).double()], dim=1)

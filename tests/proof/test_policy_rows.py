@@ -221,6 +221,14 @@ def test_densities_with_bounds_and_kinks_pass_where_samples_are_compared(monkeyp
         assert row.status == "PASS", row
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "ImagesBox-v0"])
+def test_what_is_0_on_paper_may_be_rounding(monkeypatch, env_id):
+    """The gradient of the bias of an attention's keys: the softmax subtracts it again."""
+    monkeypatch.setattr("pgtorch.proof.policy_rows.SAMPLES", 320)
+    (row,) = of_a_stranger("Transformer", env_id, "samples against log-probability")
+    assert row.status == "PASS", row
+
+
 @pytest.mark.parametrize(
     ("kind", "env_id", "check"),
     [
