@@ -110,7 +110,7 @@ def _gradient(
 def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
     """The lesson, line by line; every name is [B] but the last. With L learners beside each other each is [B, L]."""
     w, b = policy.weight, policy.bias.detach()
-    z = w * h.squeeze(1) + b
+    z = w * h.squeeze(-1) + b
     p_norm = torch.sigmoid(z)
     # dCE/dP = -1/P for Norm, 1/(1-P) for Squatch
     # dP/dz  = P(1-P)

@@ -154,7 +154,8 @@ def test_numbers_that_are_not_finite_are_named_and_not_learned_from(plan, env_id
         seen.append(values(policy))
         place = r" at index \[1\]" if field == "observation" else ""
         with pytest.raises(
-            NonFiniteError, match=rf"^{field} must be finite, got {value}{place}, of environment {index} at step {at}\nin update"
+            NonFiniteError,
+            match=rf"^{field} must be finite, got {value}{place}, of environment {index} at step {at}\nin update",
         ):
             train(config, policy=policy, callback=lambda update, figures: seen.append(values(policy)))
         done = (at - 1) // 4
