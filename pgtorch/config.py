@@ -118,7 +118,7 @@ class TrainConfig:
 
     num_shards: Annotated[int, at_least(1, MOST_ROWS)] | None = None
     """Equal parts that the environments are cut into, each with random numbers of its own; a process of torchrun plays
-    one or more. The numbers of a run depend on this, not on how many processes there are. None: one for each process."""
+    one or more. A run's numbers depend on this, not on how many processes there are. None: one for each process."""
 
     num_steps: Annotated[int, at_least(1, MOST_ROWS)] = 1
     """Steps in each environment between two updates."""

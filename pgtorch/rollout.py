@@ -1,6 +1,6 @@
 """Play T steps in N environments and keep what happened.
 
-The environments are cut into S equal shards. Each draws from generators of its own and chooses its actions in a batch of
+The environments are cut into S equal shards. Each draws from its own generators and chooses its actions in a batch of
 its own, so that other processes can play some of them without changing a number.
 
 Legend: T steps, N environments, D numbers of a flattened observation, B = valid rows among the T * N, ordered by step,
@@ -109,7 +109,7 @@ def joined(parts: Sequence[Played]) -> Played:
     *columns, finals = zip(*parts, strict=True)
     size = parts[0].reward.shape[1]
     final = [(t, who + i * size, last) for i, part in enumerate(finals) for t, who, last in part]
-    return Played(*(None if column[0] is None else np.concatenate(column, 1) for column in columns), final)
+    return Played._make([*(None if column[0] is None else np.concatenate(column, 1) for column in columns), final])
 
 
 class Shard:
@@ -151,7 +151,9 @@ class Shard:
         except Exception as error:
             if self.number:
                 count = self.env.num_envs
-                error.add_note(f"in shard {self.number}, where environment 0 is number {self.number * count} of the run")
+                error.add_note(
+                    f"in shard {self.number}, where environment 0 is number {self.number * count} of the run"
+                )
             raise
 
     def _play(

@@ -17,11 +17,19 @@ from pgtorch.environment.workers import Interrupted, StepTimeout
 from pgtorch.policies import Policy
 from pgtorch.record import pictures
 from pgtorch.record.checkpoint import checkpoints, read_newest, remove_newer, save_checkpoint
-from pgtorch.record.folder import locked, new_run_folder, note_hash, note_resumption
+from pgtorch.record.folder import (
+    clear_beginning,
+    is_new,
+    locked,
+    new_run_folder,
+    note_hash,
+    note_resumption,
+)
 from pgtorch.record.metrics import History, MetricsWriter, read_record
 from pgtorch.record.trained_run import TrainedRun, read_config
 from pgtorch.record.trainer_state import put_trainer_state, require_finite_state, take_trainer_state
 from pgtorch.record.trust import require_trusted
+from pgtorch.scale.shards import Job, joined
 from pgtorch.trainer import Trainer
 
 
@@ -52,6 +60,9 @@ def train(
 ) -> TrainResult:
     """Train a policy and record the run in its own folder.
 
+    Under torchrun every process calls it. Rank 0 learns and writes the folder, and only there `callback` is called; all
+    return the same result.
+
     Args:
         config: Settings; None is the lesson.
         policy: What to train; None makes the policy that the settings name.
@@ -72,13 +83,29 @@ def train(
     with ExitStack() as stack:
         with _setting_up():
             _require_arguments(config, policy, callback)
+            job = stack.enter_context(joined(policy, should_stop))
+        if job is not None and job.rank > 0:
+            served: TrainResult = job.serve(_as_found)
+            return served
+        with _setting_up():
+            if job is not None and (earlier := job.earlier_folder()) is not None:  # torchrun has started again
+                if checkpoints(earlier):
+                    own = {name.rpartition(":")[0] for name in (config.env_id, config.policy)} - {""}
+                    return resume(earlier, None, None, policy, callback, should_stop, own)
+                clear_beginning(earlier)
+                config = replace(config, run_dir=earlier)
+            config = _with_shards(config, job)
             stack.enter_context(_as_found(config))
-            trainer = stack.enter_context(closing(Trainer(config, policy)))
+            trainer = stack.enter_context(closing(_make_trainer(config, policy, job)))
             update = _updater(trainer)
+            if job is not None and config.run_dir is not None and is_new(config.run_dir):
+                job.remember(config.run_dir)
             folder = stack.enter_context(new_run_folder(config))
+            if job is not None:
+                job.remember(folder)
         writer = stack.enter_context(MetricsWriter(folder))
         writer.begin(config, trainer.policy.figures())
-        return _run(trainer, update, folder, writer, callback, should_stop)
+        return _run(trainer, update, folder, writer, callback, should_stop, job)
 
 
 def resume(
@@ -121,7 +148,7 @@ def resume(
             require_trusted(config.env_id, folder, allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))
-            trainer = Trainer(config, policy)
+            trainer = _make_trainer(config, policy, job)
         try:
             put_trainer_state(trainer, content["trainer"])
         except BaseException:
@@ -132,6 +159,11 @@ def resume(
     with ExitStack() as stack:
         with _setting_up():
             _require_arguments(TrainConfig(**changes), policy, callback)
+            job = stack.enter_context(joined(policy, should_stop))
+        if job is not None and job.rank > 0:
+            served: TrainResult = job.serve(_as_found)
+            return served
+        with _setting_up():
             stack.enter_context(locked(folder))
         if not checkpoints(folder):
             raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}")
@@ -144,7 +176,7 @@ def resume(
             remove_newer(path)
             note_resumption(folder, trainer.config)
         writer = stack.enter_context(MetricsWriter(folder, history))
-        return _run(trainer, update, folder, writer, callback, should_stop)
+        return _run(trainer, update, folder, writer, callback, should_stop, job)
 
 
 def _run(
@@ -154,8 +186,10 @@ def _run(
     writer: MetricsWriter,
     callback: Callback | None,
     should_stop: Callable[[], bool],
+    job: Job | None,
 ) -> TrainResult:
     config, saved = trainer.config, -1
+    should_stop = should_stop if job is None else job.should_stop
 
     def save() -> int:
         require_finite_state(trainer)
@@ -164,8 +198,9 @@ def _run(
         save_checkpoint(folder, trainer.num_updates, config=config.to_dict(), record=record, trainer=state)
         return trainer.num_updates
 
-    if isinstance(trainer.env, StepTimeout):
-        trainer.env.should_stop = should_stop
+    for shard in trainer.shards:
+        if isinstance(shard.env, StepTimeout):
+            shard.env.should_stop = should_stop
     while trainer.num_updates < config.num_updates and not _has_reached_target(trainer) and not should_stop():
         try:
             figures = update()
@@ -185,7 +220,7 @@ def _run(
     digest = writer.hash({name: module for name, module in modules.items() if module is not None})
     note_hash(folder, digest)
     recent = trainer.collector.episodes.recent
-    return TrainResult(
+    result = TrainResult(
         config=config,
         policy=trainer.policy,
         normalize_observation=trainer.collector.normalize_observation,
@@ -195,6 +230,18 @@ def _run(
         summary=writer.history.summary() | ({"recent_return": sum(recent) / len(recent)} if recent else {}),
         hash=digest,
     )
+    if job is not None:
+        job.finish(result)
+    return result
+
+
+def _with_shards(config: TrainConfig, job: Job | None) -> TrainConfig:
+    """The settings with the number of shards: by default one for each process."""
+    return replace(config, num_shards=config.num_shards or (1 if job is None else job.size))
+
+
+def _make_trainer(config: TrainConfig, policy: Policy | None, job: Job | None) -> Trainer:
+    return Trainer(config, policy) if job is None else job.make_trainer(config, policy)
 
 
 def _updater(trainer: Trainer) -> Update:

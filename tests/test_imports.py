@@ -11,7 +11,8 @@ from support import ROOT
 import pgtorch
 
 PACKAGE = ROOT / "pgtorch"
-FLOORS = ["environment", "core", "lesson", "record", "proof", "run", "scale", "commands", "__main__"]  # from the ground
+# from the ground
+FLOORS = ["environment", "core", "lesson", "record", "proof", "scale.shards", "run", "scale", "commands", "__main__"]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOMS = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
 WRITERS = {"record", "proof", "run", "commands", "__init__"}  # what may import record
@@ -19,6 +20,8 @@ WRITERS = {"record", "proof", "run", "commands", "__init__"}  # what may import 
 
 def room_of(module):
     """The room of "pgtorch.record.metrics"; the core's modules are a room together."""
+    if ".".join(module.split(".")[1:]) in FLOOR:
+        return module.partition(".")[2]
     name = [*module.split("."), "__init__"][1]
     return name if name in FLOOR or name == "__init__" else "core"
 

@@ -21,6 +21,7 @@ from pgtorch.config import LESSON, TrainConfig
 from pgtorch.limits import at_least
 from pgtorch.record.folder import RUNS
 from pgtorch.run import SetupError, TrainResult, resume, train
+from pgtorch.scale.shards import rank
 
 REDRAW_SECONDS = 0.1
 SETUP_SECONDS = 3.0  # an environment may hang while it is made
@@ -48,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, print."""
     stop = StopSignals()
     flags = read_flags(sys.argv[1:] if arguments is None else arguments)
+    if "WORLD_SIZE" in os.environ and rank() == 0 and isinstance(flags, TrainConfig):
+        print(f"processes                    {division(flags)}", flush=True)
     try:
-        with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:
+        with tqdm(total=total(flags), unit="update", delay=1e-6, disable=rank() > 0) as bar:
             progress = Progress(bar)
             if isinstance(flags, Resume):
                 result = resume(
@@ -65,13 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.finish(result.num_updates)
     except SetupError as error:
         return complain(str(error), WRONG_INPUT)
-    print(summary(result))
-    if not progress.started:
-        print("nothing left to do           raise --num-updates or --target-return to continue")
-    stopped = stop() and result.num_updates != bar.total
-    if stopped:
-        print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
-    return 128 + stop.number if stopped else 0
+    done, config = result.num_updates, result.config
+    stopped = done != config.num_updates and (stop() or config.target_return is None)  # or another process was asked to
+    if rank() == 0:
+        print(summary(result))
+        if not progress.started and not stopped:
+            print("nothing left to do           raise --num-updates or --target-return to continue")
+        if stopped:
+            print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
+    return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 
 def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
@@ -97,6 +102,14 @@ def total(flags: Resume | TrainConfig) -> int | None:
         return int(json.loads(path.read_text())["config"]["num_updates"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def division(config: TrainConfig) -> str:
+    """How the environments are divided among the processes of torchrun."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    shards = config.num_shards or processes
+    each = f"{config.num_envs / processes:g} environments each, in shards of {config.num_envs / shards:g}"
+    return f"{processes:8}   {each}; rank 0 learns and writes"
 
 
 class StopSignals:

@@ -39,7 +39,7 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Restore what `take_trainer_state` returned; unless there are several shards, an error leaves the trainer as it was.
+    """Restore what `take_trainer_state` returned; an error leaves a trainer of one shard as it was.
 
     If the state of an environment cannot be saved, new episodes begin in all; a warning says so.
 
@@ -73,11 +73,11 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise CheckpointError(f"trainer.streams: {error}") from error
     try:
-        lost = [_put_environment(trainer.env, environment), *trainer.collector.everywhere(_put_shards, shards)]
+        reasons = [_put_environment(trainer.env, environment), *trainer.collector.everywhere(_put_shards, shards)]
     except CheckpointError:
         put_global_streams(before)
         raise
-    lost = next(filter(None, lost), "")
+    lost = next(filter(None, reasons), "")
     if lost:
         trainer.collector.stepper.reset(trainer.config.seed + saved["num_updates"])  # other episodes than at the start
         warnings.warn(f"{lost}: new episodes begin, so the run does not continue bit for bit", stacklevel=2)
