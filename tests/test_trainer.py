@@ -135,7 +135,8 @@ TABLE = [
     Row("checkpoint_every", 1, set()),
     Row("pictures", False, set()),
 ]
-ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "vectorization", "step_timeout", "check_update"}
+ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_shards", "num_steps", "policy", "vectorization", "step_timeout"}
+ELSEWHERE |= {"check_update"}
 
 
 def observables(monkeypatch, updates, settings):

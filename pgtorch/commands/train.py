@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, print."""
     stop = StopSignals()
     flags = read_flags(sys.argv[1:] if arguments is None else arguments)
-    if "WORLD_SIZE" in os.environ and rank() == 0 and isinstance(flags, TrainConfig):
-        print(f"processes                    {division(flags)}", flush=True)
+    if isinstance(flags, TrainConfig) and rank() == 0 and (divided := division(flags)):
+        print(f"processes                    {divided}", flush=True)
     try:
         with tqdm(total=total(flags), unit="update", delay=1e-6, disable=rank() > 0) as bar:
             progress = Progress(bar)
@@ -105,10 +105,12 @@ def total(flags: Resume | TrainConfig) -> int | None:
 
 
 def division(config: TrainConfig) -> str:
-    """How the environments are divided among the processes of torchrun."""
+    """How the environments are divided among the processes of torchrun; empty if they are not."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     shards = config.num_shards or processes
-    each = f"{config.num_envs / processes:g} environments each, in shards of {config.num_envs / shards:g}"
+    if shards == 1 or config.num_envs % shards or shards % processes:
+        return ""
+    each = f"{config.num_envs // processes} environments each, in shards of {config.num_envs // shards}"
     return f"{processes:8}   {each}; rank 0 learns and writes"
 
 
