@@ -139,52 +139,47 @@ class Shard:
         with self.streams:
             self.stepper = make_stepper(self.env)
             self._bounds = ObservationBounds(self.env.single_observation_space)
+            self._size = spaces.flatdim(self.env.single_observation_space)
             self.stepper.reset(self.seed())
 
     def play(
         self, policy: Policy, generator: Generator, num_steps: int, normalize: ObservationNormalizer | None
     ) -> Played:
         """Play T steps; `generator` is the learner's."""
+        if self.generator is None:
+            return self._play(policy, generator, num_steps, normalize)
         try:
             with self.streams:
-                return self._play(policy, self.generator or generator, num_steps, normalize)
+                return self._play(policy, self.generator, num_steps, normalize)
         except Exception as error:
-            if self.number:
-                count = self.env.num_envs
-                error.add_note(
-                    f"in shard {self.number}, where environment 0 is number {self.number * count} of the run"
-                )
+            first = self.number * self.env.num_envs
+            error.add_note(f"in shard {self.number}, where environment 0 is number {first} of the run")
             raise
 
     def _play(
         self, policy: Policy, generator: Generator, num_steps: int, normalize: ObservationNormalizer | None
     ) -> Played:
         stepper, shape = self.stepper, (num_steps, self.env.num_envs)
-        size = spaces.flatdim(self.env.single_observation_space)
         dtype = torch.empty(0).numpy().dtype  # float32, unless the host changed torch's default
-        observation = np.empty((num_steps + 1, self.env.num_envs, size), dtype)
-        raw = observation[:num_steps] if normalize is None else np.empty((*shape, size), dtype)
+        observation = np.empty((num_steps + 1, shape[1], self._size), dtype)
+        raw = observation[:num_steps] if normalize is None else np.empty((*shape, self._size), dtype)
         reward = np.empty(shape)
         terminated, truncated, valid = (np.empty(shape, np.bool_) for _ in range(3))
         seen = torch.from_numpy(observation)  # the same memory
         actions, final = [], []
-
-        def normalized(rows: NDArray[Any]) -> NDArray[Any]:
-            return rows if normalize is None else normalize(rows)
-
-        noise = policy.noise(num_steps, self.env.num_envs, generator)
+        noise = policy.noise(num_steps, shape[1], generator)
         for t in range(num_steps):
-            observation[t] = normalized(stepper.observation)
+            raw[t] = stepper.observation
             if normalize is not None:
-                raw[t] = stepper.observation
+                observation[t] = normalize(stepper.observation)
             action = policy.sample(seen[t], noise[t]).numpy()
             actions.append(action)
             step = stepper.step(action)
             reward[t], terminated[t], truncated[t], valid[t] = step.reward, step.terminated, step.truncated, step.valid
             if step.final is not None:
                 who, last = step.final
-                final.append((t, who, normalized(last).astype(dtype, copy=False)))
-        observation[-1] = normalized(stepper.observation)
+                final.append((t, who, (last if normalize is None else normalize(last)).astype(dtype, copy=False)))
+        observation[-1] = stepper.observation if normalize is None else normalize(stepper.observation)
         self._bounds.require(raw, stepper.steps_taken - num_steps)
         kept = None if normalize is None else raw
         return Played(observation, kept, np.array(actions), reward, terminated, truncated, valid, final)

@@ -15,13 +15,14 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from support import ROOT, call, leaves, stop_after
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from support import ROOT, CountingEnv, RandomPolicy, call, leaves, seeded, stop_after
 
 from pgtorch import TrainConfig, resume, train
 from pgtorch.record.checkpoint import CheckpointError, checkpoints, read_newest
 from pgtorch.record.metrics import read_metrics
 from pgtorch.record.trainer_state import put_trainer_state, take_trainer_state
-from pgtorch.rollout import Shard
+from pgtorch.rollout import RolloutCollector, Shard
 from pgtorch.trainer import Trainer
 
 CARTS = {"num_envs": 8, "num_steps": 8, "num_epochs": 2, "num_minibatches": 3, "entropy_coefficient": 0.01}
@@ -145,6 +146,34 @@ def test_a_rollout_has_the_shards_side_by_side_and_episodes_count_once():
     assert trainer.num_env_steps == steps
     assert len(trainer.collector.episodes.length) == 8
     assert trainer.collector.episodes.length.sum() <= steps
+
+
+def test_final_observations_stay_with_their_environments():
+    """CountingEnv says in each observation which environment it is."""
+    shards = [Shard(lambda first=first: counting_from(first), 0, first // 2) for first in (0, 2)]
+    collector = RolloutCollector(shards, num_steps=12)
+    rollout = collector.collect(RandomPolicy(), seeded())
+    who = [environment for _, environments, final in rollout.final for environment in environments.tolist()]
+    seen = [row[0].item() for _, _, final in rollout.final for row in final]
+    assert who == seen
+    assert set(who) == {0, 1, 2, 3}
+    assert rollout.observation[0, :, 0].tolist() == [0, 1, 2, 3]
+    ended = [(t, n) for t, n in (rollout.terminated | rollout.truncated).nonzero().tolist()]
+    returns = dict.fromkeys(range(4), 0.0)
+    expected = []
+    for t in range(12):
+        for n in range(4):
+            returns[n] += rollout.reward[t, n].item()
+            if (t, n) in ended:
+                expected.append(returns.pop(n))
+                returns[n] = 0.0
+    assert list(collector.episodes.recent) == expected
+
+
+def counting_from(first):
+    """Two counting environments, the first of that number."""
+    makers = [lambda index=index: CountingEnv(index, ["truncated"]) for index in (first, first + 1)]
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def test_the_whole_update_is_that_of_the_reference(tmp_path):
