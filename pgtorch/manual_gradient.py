@@ -110,7 +110,7 @@ def _gradient(
 def bias_policy_gradient(policy: BiasPolicy, h: Tensor, a: Tensor, multiplier: Tensor) -> dict[str, Tensor]:
     """The lesson, line by line; every name is [B] but the last. With L learners beside each other each is [B, L]."""
     w, b = policy.weight, policy.bias.detach()
-    z = w * h.squeeze(1) + b
+    z = w * h.squeeze(-1) + b
     p_norm = torch.sigmoid(z)
     # dCE/dP * dP/dz, the lesson's first two factors. On paper, P cancels between them; in floating point the product
     # would be infinity times 0 if P rounds to 0 or 1:

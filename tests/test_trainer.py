@@ -417,7 +417,7 @@ def test_a_gradient_is_checked_as_often_as_its_policy_allows(policy, period):
 
 # A policy with a value function of its own
 
-OWN = {"num_envs": 4, "num_steps": 8, "optimizer": "sgd", "learning_rate": 0.1, "learning_rate_decay": False}
+OWN = {"num_envs": 4, "num_steps": 8, "optimizer": "sgd", "learning_rate": 0.1, "learning_rate_schedule": "constant"}
 OWN |= {"max_gradient_norm": None, "value_coefficient": 0.25}
 
 
