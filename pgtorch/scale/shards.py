@@ -7,46 +7,28 @@ call and its arguments, pickled: the processes of a job trust each other.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
-import pickle
-import socket
-import struct
-import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator
 
 from pgtorch.config import TrainConfig
+from pgtorch.environment.peers import Peers, RankError
 from pgtorch.environment.workers import StepTimeout
 from pgtorch.policies import Policy
 from pgtorch.rollout import Played, RolloutCollector
 from pgtorch.trainer import Trainer
 
-START = timedelta(seconds=60)  # for the processes to find each other; torchrun starts them at the same time
-FOREVER = timedelta(days=30)  # learning and playing may take long; a lost process is noticed in other ways
-BEAT_SECONDS = 2.0
-MOST_MISSED = 8  # beats, after which a process counts as lost
-
-_SET_INTERFACE = "GLOO_SOCKET_IFNAME"
-_GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
 _OWN = ("policy", "normalize_observation", "generator")  # parts of a result that each process has itself
 
-distributed: Any = torch.distributed  # not all of it has types
 AsFound = Callable[[TrainConfig], AbstractContextManager[None]]
-
-
-class RankError(RuntimeError):
-    """Another process of the job failed or was lost; the message names its rank."""
 
 
 class _Failure(NamedTuple):
@@ -54,11 +36,6 @@ class _Failure(NamedTuple):
 
     kind: type[Exception]
     text: str
-
-
-def rank() -> int:
-    """The number of this process among those that torchrun started; 0 without torchrun."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @contextmanager
@@ -96,26 +73,12 @@ class Job:
     """
 
     def __init__(self, policy: Policy | None, should_stop: Callable[[], bool]) -> None:
-        self.rank, self.size = rank(), int(os.environ["WORLD_SIZE"])
+        self._peers = Peers(next(_calls))
+        self.rank, self.size = self._peers.rank, self._peers.size
         self.trainer: Trainer | None = None
-        self._others = range(1, self.size) if self.rank == 0 else range(1)
         self._policy, self._should_stop, self._asked_to_stop = policy, should_stop, False
         self._owing: list[int] = []  # ranks that have not answered yet
         self._ended = False
-        self._name = f"rank {self.rank} on {socket.gethostname()}"
-        self._run = f"pgtorch/{next(_calls)}"
-        self._round = f"{self._run}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-        self._closed = threading.Event()
-        try:
-            self._store = self._connect()
-            with _interface(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
-                store = distributed.PrefixStore(self._round, self._connect())
-                settings: Any = {"store": store, "rank": self.rank, "world_size": self.size, "timeout": START}
-                distributed.init_process_group("gloo", **settings)
-        except (RuntimeError, ValueError) as error:
-            raise RankError(f"{self._name}: the {self.size} processes do not find each other: {error}") from error
-        self._watcher = threading.Thread(target=self._watch, args=[self._connect()], daemon=True)
-        self._watcher.start()
 
     # What rank 0 does
 
@@ -161,12 +124,12 @@ class Job:
 
     def earlier_folder(self) -> Path | None:
         """The folder of this run, from before torchrun started its processes again; None if there was none."""
-        key = f"{self._run}/folder"
-        return Path(os.fsdecode(self._store.get(key))) if self._store.check([key]) else None
+        folder = self._peers.recall("folder")
+        return None if folder is None else Path(folder)
 
     def remember(self, folder: Path) -> None:
         """Keep the folder of this run, in torchrun's own process."""
-        self._store.set(f"{self._run}/folder", os.fsdecode(folder))
+        self._peers.keep("folder", str(folder))
 
     def finish(self, result: Any) -> None:
         """Give the other processes the result of the run."""
@@ -179,11 +142,11 @@ class Job:
         if self.rank or self._ended:
             return
         self._ended = True
-        for other in self._others:
+        for other in self._peers.others:
             with suppress(RankError):
                 if other in self._owing:  # it cannot hear before it has answered
-                    self._receive(other)
-                self._send([other], None, message)
+                    self._peers.receive(other)
+                self._peers.send([other], None, message)
 
     # What the others do
 
@@ -202,14 +165,14 @@ class Job:
         self._as_found = as_found
         with ExitStack() as self._stack:
             while True:
-                work, *arguments = self._receive(0)
+                work, *arguments = self._peers.receive(0)
                 if work is None:
                     return self._conclude(*arguments)
                 try:
                     answer = work(self, *arguments)
                 except (Exception, SystemExit) as error:
                     answer = self.failure(error)
-                self._send([0], answer, self._should_stop())
+                self._peers.send([0], answer, self._should_stop())
 
     def _conclude(self, message: Any) -> Any:
         if isinstance(message, _Failure):
@@ -228,93 +191,28 @@ class Job:
         if not kind.__module__.startswith("pgtorch") or not issubclass(kind, Exception):
             frame = traceback.extract_tb(error.__traceback__)[-1]
             text, kind = f"{kind.__name__}: {text} ({frame.filename}, line {frame.lineno})", RankError
-        return _Failure(kind, text if text.startswith("rank ") else f"{self._name}: {text}")
+        return _Failure(kind, text if text.startswith("rank ") else f"{self._peers.name}: {text}")
 
     def close(self) -> None:
         """Leave the job."""
-        self._closed.set()
-        self._watcher.join(BEAT_SECONDS)
-        distributed.destroy_process_group()
+        self._peers.close()
 
     def _ask(self, *message: Any) -> None:
-        self._send(self._others, *message)
-        self._owing = list(self._others)
+        self._peers.send(self._peers.others, *message)
+        self._owing = list(self._peers.others)
 
     def _answers(self) -> list[Any]:
         """One from each process; a failure is raised once all have answered."""
         answers = []
-        for other in self._others:
+        for other in self._peers.others:
             self._owing.remove(other)
-            answer, stop = self._receive(other)
+            answer, stop = self._peers.receive(other)
             self._asked_to_stop |= stop
             answers.append(answer)
         for answer in answers:
             if isinstance(answer, _Failure):
                 raise answer.kind(answer.text)
         return answers
-
-    def _send(self, to: Iterable[int], *message: Any) -> None:
-        data = torch.frombuffer(bytearray(pickle.dumps(message, 5)), dtype=torch.uint8)
-        for other in to:
-            try:
-                for tensor in (torch.tensor([len(data)]), data):
-                    distributed.isend(tensor, other).wait(FOREVER)
-            except RuntimeError as error:
-                self._lose(other, error)
-
-    def _receive(self, other: int) -> Any:
-        size = torch.empty(1, dtype=torch.int64)
-        try:
-            distributed.irecv(size, other).wait(FOREVER)
-            data = torch.empty(int(size), dtype=torch.uint8)
-            distributed.irecv(data, other).wait(FOREVER)
-        except RuntimeError as error:
-            self._lose(other, error)
-        return pickle.loads(data.numpy().data)
-
-    def _lose(self, other: int, error: RuntimeError) -> NoReturn:
-        key, lost = f"{self._round}/lost", str(other)
-        with suppress(RuntimeError):  # if the store is lost as well
-            if self.rank == 0:
-                self._store.set(key, lost)
-            elif self._store.check([key]):  # rank 0 has left because of another
-                lost = self._store.get(key).decode()
-        raise RankError(f"rank {lost} was lost, says {self._name}") from error  # its text would only confuse
-
-    def _connect(self) -> Any:
-        """A connection of its own to the store of torchrun, which outlives the processes that torchrun starts."""
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        is_master = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        return distributed.TCPStore(
-            address, port, is_master=is_master, timeout=START / 3, wait_for_workers=False, multi_tenant=is_master
-        )
-
-    def _watch(self, store: Any) -> None:
-        """Say that this process is alive; end it if another one no longer does, since its machine is off for instance.
-
-        In a thread, since the process may be waiting for the other one.
-        """
-        heard: dict[int, bytes] = {}
-        missed = dict.fromkeys(self._others, 0)
-        for beat in itertools.count():
-            if self._closed.wait(BEAT_SECONDS):
-                return
-            try:
-                store.set(f"{self._round}/alive/{self.rank}", str(beat))
-                for other in self._others:
-                    key = f"{self._round}/alive/{other}"
-                    now = store.get(key) if store.check([key]) else b""
-                    missed[other] = missed[other] + 1 if now == heard.get(other, b"") else 0
-                    heard[other] = now
-                lost = next((other for other in self._others if missed[other] > MOST_MISSED), None)
-                reason = f"rank {lost} was lost: no sign of life for {MOST_MISSED * BEAT_SECONDS:g} s"
-                if lost is not None and self.rank == 0:
-                    store.set(f"{self._round}/lost", str(lost))
-            except RuntimeError:  # no connection to the store
-                lost, reason = 0, "torchrun on the first machine was lost"
-            if lost is not None and not self._closed.is_set():
-                print(f"pgtorch: error: {reason}, says {self._name}", file=sys.stderr, flush=True)
-                os._exit(1)
 
 
 def _set_up(job: Job, config: TrainConfig) -> None:
@@ -345,28 +243,3 @@ def _load(trainer: Trainer, arrays: dict[str, Any], moments: Any) -> None:
     trainer.policy.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     if trainer.collector.normalize_observation is not None:
         trainer.collector.normalize_observation.moments = moments
-
-
-@contextmanager
-def _interface(address: str, port: int) -> Iterator[None]:
-    """Let gloo use the network interface that leads to the first machine.
-
-    It would go by the name of this machine, which often means 127.0.1.1, where no other machine can reach it.
-    """
-    name = None
-    if _SET_INTERFACE not in os.environ and sys.platform == "linux":
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, port))  # sends nothing
-            own = socket.inet_aton(probe.getsockname()[0])
-            for _, candidate in socket.if_nameindex():
-                with suppress(OSError):  # it has no address
-                    found = fcntl.ioctl(probe, _GET_ADDRESS, struct.pack("256s", candidate.encode()))
-                    name = candidate if found[20:24] == own else name
-    if name is None:
-        yield
-        return
-    os.environ[_SET_INTERFACE] = name
-    try:
-        yield
-    finally:
-        del os.environ[_SET_INTERFACE]
