@@ -137,7 +137,11 @@ class TrainConfig:
     your own, as module:function, from the fraction of the updates done, in [0, 1), to a factor."""
 
     num_envs: Annotated[int, at_least(1, MOST_ROWS)] = 1
-    """Environments stepped together."""
+    """Environments stepped together, in all processes."""
+
+    num_shards: Annotated[int, at_least(1, MOST_ROWS)] | None = None
+    """Equal parts that the environments are cut into, each with random numbers of its own; a process of torchrun plays
+    one or more. A run's numbers depend on this, not on how many processes there are. None: one for each process."""
 
     num_steps: Annotated[int, at_least(1, MOST_ROWS)] = 1
     """Steps in each environment between two updates."""
@@ -249,6 +253,8 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
     defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(TrainConfig)}
     for name, value in {**defaults, **settings_for(env_id), **given}.items():
         object.__setattr__(config, name, check(name, ANNOTATIONS[name], value))
+    if config.num_envs % (config.num_shards or 1):
+        raise ValueError(f"num_envs must be a multiple of num_shards, got {config.num_envs} and {config.num_shards}")
     rows = config.num_envs * config.num_steps
     if config.num_minibatches == settings_for(env_id).get("num_minibatches"):  # too many for a small rollout
         object.__setattr__(config, "num_minibatches", min(config.num_minibatches, rows))

@@ -21,7 +21,14 @@ from pgtorch.policies import Policy
 from pgtorch.record import pictures
 from pgtorch.record.checkpoint import CheckpointError, checkpoints, read_newest, remove_newer, save_checkpoint
 from pgtorch.record.evaluator import Evaluator
-from pgtorch.record.folder import locked, new_run_folder, note_hash, note_resumption
+from pgtorch.record.folder import (
+    clear_beginning,
+    is_new,
+    locked,
+    new_run_folder,
+    note_hash,
+    note_resumption,
+)
 from pgtorch.record.metrics import History, MetricsWriter, read_record
 from pgtorch.record.trained_run import TrainedRun, read_config
 from pgtorch.record.trainer_state import (
@@ -31,6 +38,7 @@ from pgtorch.record.trainer_state import (
     take_trainer_state,
 )
 from pgtorch.record.trust import import_allowed, require_trusted
+from pgtorch.scale.shards import Job, joined
 from pgtorch.trainer import Trainer
 
 
@@ -82,6 +90,9 @@ def train(
 ) -> TrainResult:
     """Train a policy and record the run in its own folder.
 
+    Under torchrun every process calls it. Rank 0 learns and writes the folder, and only there `callback` is called; all
+    return the same result.
+
     Args:
         config: Settings; None is the lesson.
         policy: What to train; None makes the policy that the settings name.
@@ -104,14 +115,30 @@ def train(
     with ExitStack() as stack:
         with _setting_up():
             _require_arguments(config, policy, callback)
+            job = stack.enter_context(joined(policy, should_stop))
+        if job is not None and job.rank > 0:
+            served: TrainResult = job.serve(_as_found)
+            return served
+        with _setting_up():
+            if job is not None and (earlier := job.earlier_folder()) is not None:  # torchrun has started again
+                if checkpoints(earlier):
+                    own = {name.rpartition(":")[0] for name in config.imports} - {""}
+                    return resume(earlier, None, None, policy, callback, should_stop, own)
+                clear_beginning(earlier)
+                config = replace(config, run_dir=earlier)
+            config = _with_shards(config, job)
             stack.enter_context(_as_found(config))
-            trainer = stack.enter_context(closing(Trainer(config, policy)))
+            trainer = stack.enter_context(closing(_make_trainer(config, policy, job)))
             update = _updater(trainer)
-            evaluator = stack.enter_context(closing(Evaluator(trainer, should_stop=should_stop)))
+            evaluator = stack.enter_context(closing(Evaluator(trainer, should_stop=_stop_of(job, should_stop))))
+            if job is not None and config.run_dir is not None and is_new(config.run_dir):
+                job.remember(config.run_dir)
             folder = stack.enter_context(new_run_folder(config))
+            if job is not None:
+                job.remember(folder)
         writer = stack.enter_context(MetricsWriter(folder))
         writer.begin(config, trainer.policy.figures())
-        return _run(trainer, update, evaluator, folder, writer, callback, should_stop)
+        return _run(trainer, update, evaluator, folder, writer, callback, job)
 
 
 def check_setup(config: TrainConfig) -> None:
@@ -163,13 +190,12 @@ def resume(
             import_allowed(allow_import)
             config = replace(config, **changes)
             stack.enter_context(_as_found(config))
-            trainer = Trainer(config, policy)
+            trainer = _make_trainer(config, policy, job)
         try:
             put_trainer_state(trainer, content["trainer"])
             with _setting_up():
-                evaluator = Evaluator(
-                    trainer, evaluated=history.evaluated, best=content["best"], should_stop=should_stop
-                )
+                stop, best = _stop_of(job, should_stop), content["best"]
+                evaluator = Evaluator(trainer, evaluated=history.evaluated, best=best, should_stop=stop)
         except BaseException:
             trainer.close()
             raise
@@ -178,6 +204,13 @@ def resume(
     with ExitStack() as stack:
         with _setting_up():
             _require_arguments(TrainConfig(**changes), policy, callback)
+            job = stack.enter_context(joined(policy, should_stop))
+        if job is not None and job.rank > 0:
+            with _setting_up():
+                import_allowed(allow_import)  # rank 0 decides whether the run is trusted
+            served: TrainResult = job.serve(_as_found)
+            return served
+        with _setting_up():
             stack.enter_context(locked(folder))
         if not checkpoints(folder):
             raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}")
@@ -195,7 +228,7 @@ def resume(
             remove_newer(path)
             note_resumption(folder, trainer.config)
         writer = stack.enter_context(MetricsWriter(folder, history))
-        return _run(trainer, update, evaluator, folder, writer, callback, should_stop)
+        return _run(trainer, update, evaluator, folder, writer, callback, job)
 
 
 def _run(
@@ -205,9 +238,10 @@ def _run(
     folder: Path,
     writer: MetricsWriter,
     callback: Callback | None,
-    should_stop: Callable[[], bool],
+    job: Job | None,
 ) -> TrainResult:
     config, saved = trainer.config, -1
+    should_stop = evaluator.should_stop
     figures = dict(writer.history.pending)  # of an update that was stopped in its evaluation; else empty
     reached = not figures and evaluator.has_reached_target(writer.history.last)
 
@@ -219,8 +253,9 @@ def _run(
         save_checkpoint(folder, number, config=settings, record=record, trainer=state, best=evaluator.best)
         return number
 
-    if isinstance(trainer.env, StepTimeout):
-        trainer.env.should_stop = should_stop
+    for shard in trainer.shards:
+        if isinstance(shard.env, StepTimeout):
+            shard.env.should_stop = should_stop
     number = trainer.num_updates
     try:
         while figures or (trainer.num_updates < config.num_updates and not reached and not should_stop()):
@@ -251,7 +286,7 @@ def _run(
     modules = {"policy": trainer.policy, "value_function": trainer.value_function}
     digest = writer.hash({name: module for name, module in modules.items() if module is not None})
     note_hash(folder, digest)
-    return TrainResult(
+    result = TrainResult(
         config=config,
         policy=trainer.policy,
         normalize_observation=trainer.collector.normalize_observation,
@@ -262,6 +297,23 @@ def _run(
         summary=writer.history.summary() | _recent(trainer) | evaluator.summary(),
         hash=digest,
     )
+    if job is not None:
+        job.finish(result)
+    return result
+
+
+def _with_shards(config: TrainConfig, job: Job | None) -> TrainConfig:
+    """The settings with the number of shards: by default one for each process."""
+    return replace(config, num_shards=config.num_shards or (1 if job is None else job.size))
+
+
+def _stop_of(job: Job | None, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether this process or another one of the job was asked to stop."""
+    return should_stop if job is None else job.should_stop
+
+
+def _make_trainer(config: TrainConfig, policy: Policy | None, job: Job | None) -> Trainer:
+    return Trainer(config, policy) if job is None else job.make_trainer(config, policy)
 
 
 def _recent(trainer: Trainer) -> dict[str, float]:

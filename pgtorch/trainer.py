@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import gymnasium as gym
 import torch
@@ -21,7 +22,7 @@ from pgtorch.networks import policy_of, require_fit, value_function_of
 from pgtorch.optimizers import make_optimizer, make_schedule
 from pgtorch.policies import Policy
 from pgtorch.returns import weigh
-from pgtorch.rollout import Batch, RolloutCollector
+from pgtorch.rollout import Batch, Exchange, RolloutCollector, Shard
 
 
 class Trainer:
@@ -30,6 +31,7 @@ class Trainer:
     Args:
         config: Settings of the run.
         policy: What to train; None makes the policy that the settings name.
+        exchange: Reaches the other processes that play shards of the environments; None if there are none.
 
     Attributes:
         generator: The source of initial weights, actions and minibatches.
@@ -40,16 +42,14 @@ class Trainer:
         TypeError, ValueError, gymnasium.error.Error: If environment, policy and settings do not fit together.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy | None = None) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, policy: Policy | None = None, exchange: Exchange | None = None) -> None:
+        self.config, num_shards = config, config.num_shards or 1
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.env = make_vector_env(
-            config.env_id,
-            num_envs=config.num_envs,
-            env_kwargs=config.env_kwargs,
-            vectorization=config.vectorization,
-            step_timeout=config.step_timeout,
-        )
+        settings = {name: getattr(config, name) for name in ("env_kwargs", "vectorization", "step_timeout")}
+        make_env = partial(make_vector_env, config.env_id, num_envs=config.num_envs // num_shards, **settings)
+        hosted = range(num_shards) if exchange is None else exchange.hosted(num_shards)
+        self.shards = [Shard(make_env, config.seed, number) for number in hosted]
+        self.env = self.shards[0].env
         spaces = self.env.single_observation_space, self.env.single_action_space
         with as_global_stream(self.generator):
             self.policy = policy or policy_of(config, *spaces)
@@ -64,9 +64,10 @@ class Trainer:
         size = gym.spaces.flatdim(spaces[0])
         is_normalized = config.normalize_observations and not is_one_hot(spaces[0])
         self.collector = RolloutCollector(
-            self.env,
+            self.shards,
             num_steps=config.num_steps,
-            seed=config.seed,
+            num_shards=num_shards,
+            exchange=exchange,
             normalize_observation=ObservationNormalizer(size) if is_normalized else None,
             normalize_reward=RewardNormalizer(config.num_envs, config.discount) if config.normalize_rewards else None,
         )
@@ -94,7 +95,8 @@ class Trainer:
 
     def close(self) -> None:
         """Close the environments."""
-        self.env.close()
+        for shard in self.shards:
+            shard.env.close()
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """The rows of each gradient step: all of them once, or several passes in random parts."""

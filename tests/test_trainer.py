@@ -142,7 +142,7 @@ TABLE = [
     Row("checkpoint_every", 1, set()),
     Row("pictures", False, set()),
 ]
-ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_steps", "policy", "policy_kwargs", "vectorization"}
+ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_shards", "num_steps", "policy", "policy_kwargs", "vectorization"}
 ELSEWHERE |= {"step_timeout", "check_update", "weight", "start_bias"}
 
 

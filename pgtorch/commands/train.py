@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pgtorch.commands.command_line import WRONG_INPUT, complain, parse, printable
 from pgtorch.config import LESSON, TrainConfig
+from pgtorch.environment.peers import rank
 from pgtorch.limits import at_least
 from pgtorch.manual_gradient import has_derivation
 from pgtorch.record.folder import RUNS
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, print."""
     stop = StopSignals()
     flags = read_flags(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(flags, TrainConfig) and rank() == 0 and (divided := division(flags)):
+        print(f"processes                    {divided}", flush=True)
     try:
-        with tqdm(total=total(flags), unit="update", delay=1e-6) as bar:
+        with tqdm(total=total(flags), unit="update", delay=1e-6, disable=rank() > 0) as bar:
             progress = Progress(bar)
             if isinstance(flags, Resume):
                 result = resume(
@@ -69,13 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.finish(result.num_updates)
     except SetupError as error:
         return complain(str(error), WRONG_INPUT)
-    print(summary(result))
-    if not progress.started:
-        print("nothing left to do           raise --num-updates or --target-return to continue")
-    stopped = stop() and result.num_updates != bar.total and not result.reached_target
-    if stopped:
-        print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
-    return 128 + stop.number if stopped else 0
+    done, config = result.num_updates, result.config
+    stopped = done != config.num_updates and not result.reached_target  # by a signal, here or in another process
+    if rank() == 0:
+        print(summary(result))
+        if not progress.started and not stopped:
+            print("nothing left to do           raise --num-updates or --target-return to continue")
+        if stopped:
+            print(f"stopped early                continue with: pgtorch train --resume {printable(result.run_dir)}")
+    return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 
 def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
@@ -106,6 +111,16 @@ def total(flags: Resume | TrainConfig) -> int | None:
         return int(json.loads(path.read_text())["config"]["num_updates"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def division(config: TrainConfig) -> str:
+    """How the environments are divided among the processes of torchrun; empty if they are not."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    shards = config.num_shards or processes
+    if shards == 1 or config.num_envs % shards or shards % processes:
+        return ""
+    each = f"{config.num_envs // processes} environments each, in shards of {config.num_envs // shards}"
+    return f"{processes:8}   {each}; rank 0 learns and writes"
 
 
 class StopSignals:

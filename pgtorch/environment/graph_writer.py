@@ -312,4 +312,4 @@ def name_of(value: Any) -> str:
     if isinstance(value, np.ufunc):
         return f"numpy:{value.__name__}"
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
+    return f"{getattr(named, '__module__', 'builtins')}:{named.__qualname__}"  # Box2D has classes of no module

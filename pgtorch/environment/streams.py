@@ -80,3 +80,36 @@ def own_streams(seed: int) -> Iterator[None]:
         yield
     finally:
         put_global_streams(before)
+
+
+class OwnStreams:
+    """Global streams of its own, which go on where they were each time that this is entered as a context.
+
+    Args:
+        seed: As for `seed_global_streams`.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with own_streams(seed):
+            self._state = _take()
+
+    def __enter__(self) -> None:
+        """Put the caller's streams aside, and its own in their place."""
+        self._before = _take()
+        _put(self._state)
+
+    def __exit__(self, *_: object) -> None:
+        """Restore the caller's."""
+        self._state = _take()
+        _put(self._before)
+
+
+def _take() -> tuple[Any, ...]:
+    """As `take_global_streams`, as it comes, which is ten times as fast."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _put(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

@@ -169,7 +169,9 @@ def checked_update(trainer: Trainer, every: int) -> Callable[[], dict[str, float
         trainer_generator = trainer.generator.get_state()
         figures = trainer.update()
         repeated.generator.set_state(trainer_generator)
-        trainer.policy.noise(config.num_steps, config.num_envs, repeated.generator)  # what the rollout has drawn
+        trainer.policy.noise(
+            config.num_steps, trainer.env.num_envs, repeated.generator
+        )  # what its first shard has drawn
         generator = torch.Generator()
         generator.set_state(repeated.generator.get_state())
         assert trainer.collector.rollout is not None

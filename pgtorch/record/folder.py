@@ -124,6 +124,20 @@ def _lock(path: Path) -> FileIO:
         file.close()
 
 
+def is_new(folder: Path) -> bool:
+    """Whether a folder does not exist, or holds nothing but a lock."""
+    return not folder.exists() or (folder.is_dir() and all(entry.name == LOCK for entry in folder.iterdir()))
+
+
+def clear_beginning(folder: Path) -> None:
+    """Delete what a run has written that was killed before its first checkpoint."""
+    if folder.is_dir():
+        with locked(folder):
+            for path in folder.iterdir():
+                if path.name != LOCK and path.is_file():
+                    path.unlink()
+
+
 def require_no_links(folder: Path) -> None:
     """Raise `OSError` if a folder contains a symbolic link: its target would be read, truncated or overwritten."""
     for path in folder.iterdir():

@@ -15,6 +15,7 @@ from pgtorch.environment.state import CannotContinueError, UnknownStateError, pu
 from pgtorch.environment.streams import put_global_streams, take_global_streams
 from pgtorch.networks import MLPPolicy
 from pgtorch.record.checkpoint import CheckpointError, require_like
+from pgtorch.rollout import RolloutCollector
 from pgtorch.trainer import Trainer
 
 
@@ -34,13 +35,14 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
     state["collector"] = {name: part.state_dict() for name, part in _parts(trainer).items()}
     state |= {"num_updates": trainer.num_updates, "num_env_steps": trainer.num_env_steps}
     state["generator"] = trainer.generator.get_state()
-    return state | {"streams": take_global_streams(), "environment": _take_environment(trainer)}
+    state["shards"] = trainer.collector.everywhere(_take_shards)  # but the first
+    return state | {"streams": take_global_streams(), "environment": _take_environment(trainer.env)}
 
 
 def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Restore what `take_trainer_state` returned; nothing has changed if an error is raised.
+    """Restore what `take_trainer_state` returned; an error leaves a trainer of one shard as it was.
 
-    An environment whose state cannot be saved starts new episodes; a warning says so.
+    If the state of an environment cannot be saved, new episodes begin in all; a warning says so.
 
     Args:
         trainer: Made with the same settings.
@@ -55,6 +57,9 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"trainer must have the key {name!r}")
         del live[name]  # checked below, when it is restored
     streams, environment = saved.pop("streams"), saved.pop("environment")
+    shards, others = saved.pop("shards", None), len(live.pop("shards"))
+    if not isinstance(shards, list) or len(shards) != others:
+        raise CheckpointError(f"trainer.shards must be the states of {others} shards, got {shards!r:.100}")
     for name, optimizer in trainer.optimizers.items():
         with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
             live["optimizers"][name] = optimizer.expected_state(saved["optimizers"][name])
@@ -69,10 +74,11 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise CheckpointError(f"trainer.streams: {error}") from error
     try:
-        lost = _put_environment(trainer, environment)
+        reasons = [_put_environment(trainer.env, environment), *trainer.collector.everywhere(_put_shards, shards)]
     except CheckpointError:
         put_global_streams(before)
         raise
+    lost = next(filter(None, reasons), "")
     if lost:
         trainer.collector.stepper.reset(trainer.config.seed + saved["num_updates"])  # other episodes than at the start
         warnings.warn(f"{lost}: new episodes begin, so the run does not continue bit for bit", stacklevel=2)
@@ -85,6 +91,7 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         part.load_state_dict(saved["collector"][name], mid_episode=not lost)
     trainer.num_updates, trainer.num_env_steps = saved["num_updates"], saved["num_env_steps"]
     trainer.generator.set_state(saved["generator"])
+    trainer.collector.everywhere(_settle_shards, shards, bool(lost), saved["num_updates"])
     put_global_streams(streams)  # last: new episodes may have drawn from them
 
 
@@ -151,22 +158,67 @@ def _parts(trainer: Trainer) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _take_environment(trainer: Trainer) -> dict[str, str]:
+def _take_shards(collector: RolloutCollector) -> list[dict[str, Any]]:
+    """The states of the shards in this process; that of the first is the trainer's own."""
+    states = []
+    for shard in collector.shards:
+        if shard.generator is not None:
+            with shard.streams:
+                streams = take_global_streams()
+                environment = _take_environment(shard.env)
+            state = {"generator": shard.generator.get_state(), "stepper": shard.stepper.state_dict()}
+            states.append(state | {"streams": streams, "environment": environment})
+    return states
+
+
+def _put_shards(collector: RolloutCollector, states: list[Any]) -> list[str]:
+    """Restore the environments of this process's shards; return what is lost, as `_put_environment`."""
+    lost = []
+    for shard in collector.shards:
+        if shard.generator is not None:
+            where, saved = f"trainer.shards[{shard.number - 1}]", states[shard.number - 1]
+            live = {"generator": shard.generator.get_state(), "stepper": shard.stepper.state_dict()}
+            if not isinstance(saved, dict) or saved.keys() != {*live, "streams", "environment"}:
+                raise CheckpointError(f"{where} must have the keys of a shard, got {saved!r:.100}")
+            require_like({name: saved[name] for name in live}, live, where)
+            try:
+                with shard.streams:
+                    put_global_streams(saved["streams"])
+                    lost.append(_put_environment(shard.env, saved["environment"]))
+                shard.generator.set_state(saved["generator"])
+            except (RuntimeError, ValueError) as error:
+                raise CheckpointError(f"{where}: {error}") from error
+    return lost
+
+
+def _settle_shards(collector: RolloutCollector, states: list[Any], lost: bool, num_updates: int) -> list[None]:
+    """Restore the rest of this process's shards; if environments are lost, new episodes begin."""
+    for shard in collector.shards:
+        if shard.generator is not None:
+            with shard.streams:
+                if lost:
+                    shard.stepper.reset(shard.seed(num_updates))
+                put_global_streams(states[shard.number - 1]["streams"])
+            shard.stepper.load_state_dict(states[shard.number - 1]["stepper"], mid_episode=not lost)
+    return []
+
+
+def _take_environment(env: Any) -> dict[str, str]:
     """The state of the environments, or why it cannot be saved."""
     try:
-        return {"state": take_state(trainer.env)}
+        return {"state": take_state(env)}
     except UnknownStateError as error:
         return {"unknown": str(error)}
 
 
-def _put_environment(trainer: Trainer, saved: Any) -> str:
+def _put_environment(env: Any, saved: Any) -> str:
     """Restore the environments; return why that is impossible, or an empty string if it worked."""
     match saved:
         case {"unknown": str(why_not)}:
-            return f"{trainer.config.env_id} cannot save its state, {why_not}"
+            return f"{env.spec.id if env.spec else type(env).__name__} cannot save its state, {why_not}"
         case {"state": state}:
             try:
-                put_state(trainer.env, state)
+                put_state(env, state)
             except CannotContinueError as error:
                 return str(error)
             except ValueError as error:

@@ -1,4 +1,5 @@
-"""Many learners at once: the lesson's side by side, others in a process for each core.
+"""Many processes (torchrun) and many learners: the lesson's side by side, others in a process for each core.
 
-Imports everything below it, but not `restaurant_env`. Only `pgtorch.commands` imports it.
+Imports everything below it, but not `restaurant_env`. Only `pgtorch.commands` imports it, except that `pgtorch.run`
+imports `shards`, which needs the core only.
 """
