@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from pgtorch.commands.command_line import WRONG_INPUT, complain, parse, printable
 from pgtorch.config import LESSON, TrainConfig
-from pgtorch.environment.peers import rank
 from pgtorch.limits import at_least
 from pgtorch.manual_gradient import has_derivation
 from pgtorch.record.folder import RUNS
 from pgtorch.run import SetupError, TrainResult, resume, train
+from pgtorch.scale.peers import rank
 
 REDRAW_SECONDS = 0.1
 SETUP_SECONDS = 3.0  # an environment may hang while it is made

@@ -24,6 +24,7 @@ from pgtorch.environment.workers import Interrupted
 from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, require_like
 from pgtorch.record.metrics import GREEDY, SAMPLED
+from pgtorch.record.trainer_state import class_of
 from pgtorch.trainer import Trainer
 
 AGAIN_AFTER = 1.1  # times as many updates, if an evaluation has not confirmed the target
@@ -151,7 +152,7 @@ class Evaluator:
         return {
             "num_updates": self.trainer.num_updates,
             "evaluation": dict(figures),
-            "policy": {"class": type(policy).__name__, "parameters": _copied(policy.state_dict())},
+            "policy": {"class": class_of(policy), "parameters": _copied(policy.state_dict())},
             "collector": {} if normalize is None else {"normalize_observation": normalize.state_dict()},
         }
 

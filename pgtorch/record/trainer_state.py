@@ -141,9 +141,10 @@ def _first_not_finite(tensor: Tensor) -> str:
 
 
 def class_of(module: nn.Module) -> str:
-    """What a module with these parameters computes: its class, and for an `MLPPolicy` its activation unless tanh."""
-    name, activation = type(module).__name__, getattr(module, "activation", "tanh")
-    return name if not isinstance(module, MLPPolicy) or activation == "tanh" else f"{name}, {activation}"
+    """What a module with these parameters computes: its class, and the activation of an `MLPPolicy` unless tanh."""
+    name = type(module).__name__
+    activation = next((part.activation for part in module.modules() if isinstance(part, MLPPolicy)), "tanh")
+    return name if activation == "tanh" else f"{name}, {activation}"
 
 
 def _parts(trainer: Trainer) -> dict[str, Any]:

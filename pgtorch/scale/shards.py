@@ -20,10 +20,10 @@ import torch
 from torch import Generator
 
 from pgtorch.config import TrainConfig
-from pgtorch.environment.peers import Peers, RankError
 from pgtorch.environment.workers import StepTimeout
 from pgtorch.policies import Policy
 from pgtorch.rollout import Played, RolloutCollector
+from pgtorch.scale.peers import Peers, RankError
 from pgtorch.trainer import Trainer
 
 _OWN = ("policy", "normalize_observation", "generator")  # parts of a result that each process has itself

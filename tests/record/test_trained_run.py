@@ -10,12 +10,13 @@ import torch
 from gymnasium import spaces
 from support import numpy_stream, run_python, seeded
 
-from pgtorch import BiasPolicy, CheckpointError, MLPPolicy, Policy, TrainConfig, resume, train
+from pgtorch import BiasPolicy, CheckpointError, CNNPolicy, MLPPolicy, Policy, TrainConfig, resume, train
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.normalization import ObservationNormalizer
 from pgtorch.record.checkpoint import read_newest, save_checkpoint
 from pgtorch.record.metrics import read_metrics
 from pgtorch.record.trained_run import TrainedRun, load_run
+from pgtorch.record.trainer_state import class_of
 
 LESSON = "restaurant_env:Restaurant-v0"
 SHORT = {"num_updates": 3, "pictures": False}
@@ -270,8 +271,15 @@ def test_a_network_with_another_activation_is_another_policy(tmp_path):
         resume(tmp_path, num_updates=4)
     loaded = load_run(tmp_path, policy=policy).policy
     assert torch.equal(loaded.layers[0].weight, trained.layers[0].weight)
-    run = train(TrainConfig("CartPole-v1", activation="elu", run_dir=tmp_path / "elu", **SHORT))
+    run = train(TrainConfig("CartPole-v1", activation="elu", run_dir=tmp_path / "elu", evaluate_every=1, **SHORT))
     assert load_run(run.run_dir).policy.activation == run.policy.activation == "elu"
+    assert load_run(run.run_dir, which="best").policy.activation == "elu"
+
+
+def test_the_activation_of_a_network_within_a_policy_counts_too():
+    space = spaces.Box(0, 255, (5, 5, 3), np.uint8)
+    assert class_of(CNNPolicy(space, spaces.Discrete(2), (4,), "relu")) == "CNNPolicy, relu"
+    assert class_of(CNNPolicy(space, spaces.Discrete(2), (4,))) == "CNNPolicy"
 
 
 def test_an_environment_that_exits_is_reported(cart, tmp_path):
