@@ -211,12 +211,11 @@ def make_layers(sizes: Sequence[int], last_gain: float) -> nn.ModuleList:
 
 def feed_forward(layers: nn.ModuleList, features: Tensor, activation: str = "tanh") -> Tensor:
     """Linear layers with an activation between them: [B, D] to [B, outputs]."""
-    first, *rest = layers
     activate = ACTIVATIONS[activation]
-    output: Tensor = first(features)
-    for layer in rest:
-        output = layer(activate(output))
-    return output
+    for i, layer in enumerate(layers):
+        assert isinstance(layer, nn.Linear)
+        features = functional.linear(activate(features) if i else features, layer.weight, layer.bias)
+    return features
 
 
 def require_activation(name: str) -> str:

@@ -7,8 +7,10 @@ takes as long as the whole lesson. The arithmetic is the same: the tests check t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +43,7 @@ class Optimizer:
     def clip(self, norm: float, *, max_norm: float) -> None:
         """Scale gradients of this norm down to `max_norm`; shorter ones are unchanged."""
         if norm > max_norm:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(max_norm / norm)
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], max_norm / norm)
 
     def step(self, factor: float = 1.0) -> None:
         """Update each parameter by its gradient, at the learning rate times this factor."""
@@ -88,17 +88,24 @@ class Adam(Optimizer):
         super().__init__(parameters, learning_rate)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = [torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in self.parameters]
+        device = self.parameters[0].device if self.parameters else None
+        self._steps = torch.zeros(len(self.parameters), device=device)  # as one tensor, so that one addition counts all
+        self.steps = list(self._steps.unbind())
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         """Update each parameter by its gradient, at the learning rate times this factor."""
-        state = zip(self.parameters, self.mean, self.mean_square, self.steps, strict=True)
-        moved = [(parameter, parameter.grad, *rest) for parameter, *rest in state if parameter.grad is not None]
-        if not moved:
+        columns: list[list[Any]] = [self.parameters, self.mean, self.mean_square, self.steps]
+        moved = [parameter.grad is not None for parameter in self.parameters]
+        if all(moved):
+            self._steps += 1.0
+        elif any(moved):
+            columns = [list(itertools.compress(column, moved)) for column in columns]
+            torch._foreach_add_(columns[-1], 1.0)
+        else:
             return
-        parameters, gradients, means, mean_squares, steps = (list(column) for column in zip(*moved, strict=True))
-        torch._foreach_add_(steps, 1.0)
+        parameters, means, mean_squares, steps = columns
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._fused_adam_(
             parameters,
             gradients,
