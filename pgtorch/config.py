@@ -93,6 +93,9 @@ class TrainConfig:
     """Evaluate the policy on fresh episodes every this many updates, and keep the best one. 0: only to confirm
     target_return, when the training episodes have reached it; if that fails, again after a tenth more updates."""
 
+    track_best: bool = False
+    """Evaluate every twentieth of the run, unless evaluate_every says otherwise, to keep the best policy."""
+
     evaluation_episodes: Annotated[int, at_least(1, 1_000_000)] = 100
     """Episodes of each evaluation, greedy and sampled; each has its own environment. They do not count as training."""
 
@@ -253,6 +256,8 @@ def _fill(config: TrainConfig, given: Mapping[str, Any]) -> None:
     defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(TrainConfig)}
     for name, value in {**defaults, **settings_for(env_id), **given}.items():
         object.__setattr__(config, name, check(name, ANNOTATIONS[name], value))
+    if config.track_best and not config.evaluate_every:
+        object.__setattr__(config, "evaluate_every", max(1, config.num_updates // 20))
     if config.num_envs % (config.num_shards or 1):
         raise ValueError(f"num_envs must be a multiple of num_shards, got {config.num_envs} and {config.num_shards}")
     rows = config.num_envs * config.num_steps

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class Convolutions(nn.Module):
         pixel_scale: What pixels are multiplied by.
 
     Attributes:
+        pixel_scale: The same, as a buffer.
         output_space: The space of the features, for the layers that follow.
 
     Raises:
@@ -48,6 +50,8 @@ class Convolutions(nn.Module):
 
     Source: Mnih and others, "Playing Atari with deep reinforcement learning" (2013), for the layers of large images.
     """
+
+    pixel_scale: Tensor
 
     def __init__(self, observation_space: spaces.Space[Any], pixel_scale: float) -> None:
         super().__init__()
@@ -57,7 +61,7 @@ class Convolutions(nn.Module):
         assert observation_space.shape is not None
         self.shape = tuple(observation_space.shape)
         self.channels_last = self.shape != shape
-        self.pixel_scale = pixel_scale
+        self.register_buffer("pixel_scale", torch.tensor(pixel_scale))  # so that it is saved with the weights
         self.layers = nn.ModuleList()
         channels, *sides = shape
         for filters, kernel, stride in LARGE if min(sides) >= LARGE_SIDE else SMALL:

@@ -133,3 +133,11 @@ def test_gymnasiums_own_wrappers_make_images(tmp_path):
     gym.register("Stack-v0", stacked)
     result = train(TrainConfig("Stack-v0", run_dir=tmp_path / "stack", **SMALL))
     assert result.policy.convolutions.shape == (4, 9, 8)
+
+
+def test_a_scale_given_by_hand_is_saved(tmp_path):
+    """The settings do not name it: the policy that they make divides by 255."""
+    with gym.make("Dot-v0") as env:
+        policy = CNNPolicy(env.observation_space, env.action_space, (4,), pixel_scale=0.5)
+    train(TrainConfig("Dot-v0", run_dir=tmp_path, **SMALL), policy=policy)
+    assert load_run(tmp_path).policy.convolutions.pixel_scale == 0.5

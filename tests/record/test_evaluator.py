@@ -224,6 +224,14 @@ def test_it_is_due_at_multiples(tmp_path):
     assert [line["update"] for line in evaluated(tmp_path)] == [5, 10]
 
 
+def test_to_track_the_best_policy_it_is_due_every_twentieth_of_the_run(tmp_path):
+    assert TrainConfig(track_best=True, num_updates=45).evaluate_every == 2
+    assert TrainConfig(track_best=True, num_updates=19).evaluate_every == 1
+    assert TrainConfig(track_best=True, num_updates=45, evaluate_every=7).evaluate_every == 7
+    trained(tmp_path, track_best=True, evaluate_every=0)
+    assert [line["update"] for line in evaluated(tmp_path)] == list(range(1, 13))
+
+
 def test_without_a_target_and_an_interval_nothing_is_evaluated(tmp_path):
     result = trained(tmp_path, evaluate_every=0)
     assert evaluated(tmp_path) == []
