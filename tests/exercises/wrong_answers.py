@@ -2,6 +2,8 @@
 
 WRONG_ANSWERS = {
     "sigmoid(z)": [
+        ("return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z)", "only the numerator"),
+        ("return 0.5 * z / (1 + abs(z)) + 0.5", "z / (1 + |z|)"),
         ("return 1 / (1 + math.exp(min(z, 700)))", "The minus in the exponent is missing"),
         ("return 1 / 1 + np.exp(-z)", "This is 1 + exp(-z)"),
         ("return 1 / np.exp(-z)", "The denominator needs a 1"),
@@ -50,6 +52,7 @@ WRONG_ANSWERS = {
         ("return derivative * abs(reward)", "The sign of the reward is lost"),
         ("return derivative * reward ** 2", "The reward is squared"),
         ("return derivative if reward > 0 else -derivative", "Only the sign of the reward is used"),
+        ("return -derivative if reward < 0 else derivative", "Only the sign of the reward is used"),
         ("return derivative + reward", "The reward is added"),
         ("return derivative - reward", "The reward is subtracted"),
         ("return reward - derivative", "as if it were an error"),
@@ -162,6 +165,11 @@ WRONG_ANSWERS = {
         ),
     ],
     "reward_to_go(rewards, terminated, truncated, next_values, discount)": [
+        (
+            "return [x - (1 - discount) * y for x, y in zip(backward(rewards, terminated, truncated, next_values, discount),"
+            " backward(rewards, terminated, truncated, [0.0] * len(rewards), discount))]",
+            "one power too high for the rewards",
+        ),
         (
             "return backward(rewards, terminated, truncated, next_values, discount, own=False)",
             "the step's own reward is left out",

@@ -29,7 +29,7 @@ from pgtorch.lesson.page import PAGE
 from pgtorch.lesson.steps import LEARNING_RATE, MODEL, WORKED_EXAMPLE, Visit, draw_place, take_step
 from pgtorch.policies import BiasPolicy
 from restaurant_env import Restaurant
-from restaurant_env.restaurant import is_hungry, reward_of, serves_large
+from restaurant_env.restaurant import is_hungry, reward_of, serves_large, significance
 
 try:
     from selenium import webdriver
@@ -306,12 +306,16 @@ LESSON = {
     **{"wrongSign": False, "reward": "one", "hunger": "uniform", "likelier": False},
     **{"weight": 20.0, "learningRate": LEARNING_RATE, "threshold": MODEL.hungry_above},
     **dict(zip(("largeAtSquatch", "largeAtNorm"), MODEL.large_portion_probability, strict=True)),
+    "baseline": 0,
 }
 EXPERIMENTS = {
     "lesson": {},
     "wrong": {"wrongSign": True},
     "none": {"reward": "none"},
     "two": {"reward": "two"},
+    "graded": {"reward": "graded"},
+    "three": {"reward": "three"},
+    "baseline": {"reward": "three", "baseline": 2},
     "likelier": {"likelier": True, "largeAtSquatch": 0.0, "largeAtNorm": 0.3},
     "ends": {"hunger": "ends"},
     "clear": {"largeAtSquatch": 0.0, "largeAtNorm": 1.0},
@@ -349,19 +353,29 @@ def visits(settings, seed, learner=0):
         place = draw_place(policy, hunger=hunger, draw=draw)
         large = serves_large(order, s["largeAtNorm"] if place is Restaurant.NORM else s["largeAtSquatch"])
         reward = reward_of(large, is_hungry(hunger, s["threshold"]), 2.0 if s["reward"] == "two" else 1.0)
-        used = 1.0 if s["reward"] == "none" else reward
-        # take_step judges by the threshold of Restaurant-v0: hand it the order that brings this reward there.
+        if s["reward"] == "graded":
+            reward *= significance(hunger, s["threshold"])
+        reward = {"none": 1.0, "three": reward + 2}.get(s["reward"], reward)
+        used = reward - s["baseline"]
+        # take_step judges by the threshold of Restaurant-v0: hand it the order that brings this multiplier there.
         visit = Visit(hunger, draw, large=bool(is_hungry(hunger, MODEL.hungry_above)) == (used > 0))
         rate = -s["learningRate"] if s["wrongSign"] else s["learningRate"]
         step = take_step(policy, visit, reward_scale=abs(used), learning_rate=rate)
-        yield hunger, used, step.bias, step.new_bias
+        yield hunger, reward, step.bias, step.new_bias
 
 
 def model_of(settings):
     s = {**LESSON, **settings}
     scale = 2.0 if s["reward"] == "two" else 1.0
     portions = (s["largeAtSquatch"], s["largeAtNorm"])
-    return RestaurantModel(s["weight"], portions, s["threshold"], reward_scale=scale)
+    scheme = "graded" if s["reward"] == "graded" else "binary"
+    return RestaurantModel(s["weight"], portions, s["threshold"], reward_scheme=scheme, reward_scale=scale)
+
+
+def mean_reward(settings, bias):
+    """J of the lesson with these settings, and of what is added to every reward."""
+    hill = mean_reward_at_the_ends if settings.get("hunger") == "ends" else model_of(settings).expected_reward
+    return hill(bias) + 2 * (settings.get("reward") == "three")
 
 
 def mean_reward_at_the_ends(bias):
@@ -459,20 +473,21 @@ class TestInTheBrowser:
         """
         trace = page.execute_script(TOOLS + script, experiment, seed, count)
         expected = visits(EXPERIMENTS[experiment], seed)
-        settings = EXPERIMENTS[experiment]
-        mean_reward = mean_reward_at_the_ends if experiment == "ends" else model_of(settings).expected_reward
         for shown, (hunger, reward, old, new) in zip(trace, expected, strict=False):
             numbers = numbers_of(shown)
             p_norm = [torch.sigmoid(torch.tensor(z, dtype=torch.float64)).item() for z in (new, 20.0 + new)]
             names = ("many.hunger", "many.reward", "many.old_bias", "many.bias", "many.p_norm_0", "many.p_norm_1")
             numbers = {name: numbers[name] for name in (*names, "many.expected_reward")}
-            values = (hunger, reward, old, new, *p_norm, mean_reward(new))
+            values = (hunger, reward, old, new, *p_norm, mean_reward(EXPERIMENTS[experiment], new))
             require_equal(numbers, dict(zip(numbers, values, strict=True)))
 
     def test_the_best_bias(self, page):
         generator = random.Random(1)
         settings = [s for name, s in EXPERIMENTS.items() if name != "ends"]
-        settings += [{"threshold": generator.uniform(0.05, 0.95), "largeAtNorm": 0.9} for _ in range(10)]
+        for reward in ("one", "graded"):
+            settings += [
+                {"threshold": generator.uniform(0.05, 0.95), "largeAtNorm": 0.9, "reward": reward} for _ in range(9)
+            ]
         found = page.execute_script("return arguments[0].map(s => bestBias({ ...LESSON, ...s }))", settings)
         for setting, best in zip(settings, found, strict=True):
             assert best == pytest.approx(model_of(setting).optimal_bias(), rel=1e-12)
@@ -503,6 +518,15 @@ class TestInTheBrowser:
         low, median, high = (column[-1] for column in columns)
         last = sorted(next(itertools.islice(visits({}, 1, learner), 19, None))[-1] for learner in range(100))
         assert [low, median, high] == pytest.approx([last[10], last[50], last[89]], rel=1e-12)
+
+    def test_a_baseline_shrinks_the_spread(self, page):
+        """Rewards of +3 and +1 minus 2 are the lesson's, so are the steps; without the baseline they scatter."""
+        click = """document.querySelector(`[value=${arguments[0]}]`).click();
+            for (let i = 0; i < 300; i++) visitOnce();
+            return [many.biases, many.ghosts, many.high.at(-1) - many.low.at(-1)];"""
+        own, lesson, spread = page.execute_script(click, "baseline")
+        assert own == lesson
+        assert page.execute_script(click, "three")[2] > 2 * spread
 
     def test_play_pause_reset(self, page):
         def count():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import matplotlib.image
 import numpy as np
@@ -27,26 +28,22 @@ def run(tmp_path_factory):
     return train(TrainConfig(run_dir=tmp_path_factory.mktemp("runs") / "lesson")).run_dir
 
 
-@pytest.fixture(scope="module")
-def board(run):
-    """The address of a TensorBoard on the run."""
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(run.parent),
-        "--port",
-        "0",
-        "--host",
-        "localhost",
-    ]
+@contextmanager
+def serving(folder):
+    """The address of a TensorBoard on a folder."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0", "--host", "localhost"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         for line in server.stderr:
             if found := re.search(r"http://localhost:\d+/", line):
                 yield found[0]
                 break
         server.terminate()
+
+
+@pytest.fixture(scope="module")
+def board(run):
+    with serving(run.parent) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +124,25 @@ def test_the_bias_is_on_the_page_with_its_last_value(browser, board, run):
 )
 def test_tabs_show_what_they_should(browser, board, tab, text):
     shown(browser, f"{board}#{tab}", text)
+
+
+def test_settings_in_which_runs_differ_come_first_and_then_the_outcome(browser, tmp_path):
+    """Nothing clicked; the last bias and the mean return of the last half are the outcome."""
+    settings = {"seed": 3, "learning_rate": 0.1, "start_bias": 2.0, "weight": 10.0, "env_kwargs": {"hungry_above": 0.3}}
+    runs = [
+        train(TrainConfig(num_updates=9, run_dir=tmp_path / name, **kw)) for name, kw in (("a", {}), ("b", settings))
+    ]
+    columns = [
+        "env_kwargs.hungry_above",
+        "learning_rate",
+        "seed",
+        "start_bias",
+        "weight",
+        "bias/bias",
+        "episode/mean_return",
+    ]
+    with serving(tmp_path) as address:
+        table = shown(browser, f"{address}#hparams", "Show Metrics").partition("Show Metrics")[2]
+    assert table.split()[: len(columns)] == columns
+    for result in runs:
+        assert f"{result.policy.bias.item():.4f}" in table
