@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -377,6 +378,9 @@ def _setting_up() -> Iterator[None]:
     except (SetupError, CheckpointError):
         raise
     except (Exception, SystemExit) as error:
-        told = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError | gym.error.Error)
-        message = str(error) if told and str(error) else f"{type(error).__name__} {error}".rstrip()
-        raise SetupError(message) from error
+        told = ValueError | TypeError | OSError | ImportError | RuntimeError | gym.error.Error | NonFiniteError
+        if isinstance(error, told) and str(error):
+            raise SetupError(str(error)) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"({frame.filename}, line {frame.lineno})"
+        raise SetupError(" ".join([type(error).__name__, *str(error).split(), place])) from error

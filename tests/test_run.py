@@ -318,6 +318,18 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def refuses_to_be_made():
+    raise AssertionError
+
+
+def test_an_error_without_a_message_says_where(tmp_path):
+    gym.register("Refuses-v0", refuses_to_be_made)
+    line = refuses_to_be_made.__code__.co_firstlineno + 1
+    with pytest.raises(SetupError, match=rf"^AssertionError \({__file__}, line {line}\)"):
+        train(TrainConfig("Refuses-v0", run_dir=tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
@@ -77,5 +78,5 @@ def printable(text: object) -> str:
 
 
 def in_one_line(text: object) -> str:
-    """Text of several lines in one, printable."""
-    return printable(" ".join(str(text).split()))
+    """Text of several lines in one, printable and without colors."""
+    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(text)).split()))

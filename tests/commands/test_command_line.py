@@ -148,6 +148,7 @@ def test_an_unforeseen_error_names_its_place(tmp_path):
 def test_texts_for_a_terminal():
     assert printable("a  b\n\x1b[0m\udcff") == r"a  b\n\x1b[0m\udcff"
     assert in_one_line("a\n  b\x07") == r"a b\x07"
+    assert in_one_line("\x1b[33mWARN: a\x1b[0m\x1b") == r"WARN: a\x1b"
 
 
 def test_an_error_in_words():
