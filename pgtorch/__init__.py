@@ -9,7 +9,8 @@ The core, in reading order:
     returns          what multiplies log pi: rewards, returns, advantages
     networks         policy and value function of fully connected layers, after convolutions if they see images
 
-The core builds on distributions, images, optimizers, gradient_check, config (every setting) and limits (their checks).
+The core builds on distributions, images, optimizers, device, gradient_check, config (every setting) and limits (their
+checks).
 run is the outer loop around the trainer: `train` and `resume`, which write to disk.
 
 The rooms:

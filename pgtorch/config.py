@@ -215,6 +215,10 @@ class TrainConfig:
     num_threads: Annotated[int, at_least(1, 1024)] = 1
     """Torch threads while `train` or `resume` runs; restored afterwards. More threads slow small networks down."""
 
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
+    """Where the networks are: cpu, cuda, mps, or auto, the first available of cuda, mps and cpu. Environments stay on
+    the CPU. Small networks are faster there too: a GPU takes longer to start an operation than a CPU to finish it."""
+
     run_dir: Path | None = None
     """The run's folder. None creates a new one under runs/."""
 

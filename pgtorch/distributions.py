@@ -253,11 +253,24 @@ def normal(shape: Sequence[int], generator: Generator) -> Tensor:
 
 
 @contextmanager
-def as_global_stream(generator: Generator) -> Iterator[None]:
+def as_global_stream(generator: Generator, device: torch.device | None = None) -> Iterator[None]:
     """Make everything that draws from torch's global stream draw from `generator`; the global stream is unchanged.
 
     For code that takes no generator: `torch.distributions`, dropout, the initial weights of a module.
+
+    Args:
+        generator: On the CPU.
+        device: Where it is drawn; None is the CPU. The global stream of another device gets a seed from `generator`.
     """
+    if device is not None and device.type != "cpu":
+        streams: Any = torch.get_device_module(device)
+        outside = streams.get_rng_state()
+        streams.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        try:
+            yield
+        finally:
+            streams.set_rng_state(outside)
+        return
     if generator is torch.default_generator:  # the global stream itself
         yield
         return

@@ -188,7 +188,7 @@ def _multi_categorical_head(
 ) -> Tensor:
     """Independent choices: log-probabilities add, so the logits of each choice depend on that choice only."""
     groups = torch.split(logits, space.nvec.tolist(), dim=1)
-    chosen = (action - torch.as_tensor(space.start)).unbind(1)
+    chosen = (action - torch.as_tensor(space.start, device=action.device)).unbind(1)
     parts = [_softmax_minus_one_hot(group, index, arithmetic) for group, index in zip(groups, chosen, strict=True)]
     return torch.cat(parts, dim=1)
 

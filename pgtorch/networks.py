@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from pgtorch.config import TrainConfig
+from pgtorch.device import device_of
 from pgtorch.distributions import ActionDistribution, head_of
 from pgtorch.environment.build import import_named
 from pgtorch.environment.spaces import SUPPORTED
@@ -302,15 +303,16 @@ def policy_of(config: TrainConfig, observation_space: spaces.Space[Any], action_
 def value_function_of(
     config: TrainConfig, policy: Policy, observation_space: spaces.Space[Any]
 ) -> ValueFunction | CNNValueFunction | OwnValueFunction | None:
-    """The value function that goes with a policy: its own, if it has one; None if the settings need none."""
+    """The value function that goes with a policy, on its device: its own, if it has one; None if none is needed."""
     if not (config.multiplier == "gae" or config.baseline == "value"):
         return None
     if callable(getattr(policy, "value", None)):
         return OwnValueFunction(policy)
+    device = device_of(policy)
     if image_shape(observation_space) is None or isinstance(policy, MLPPolicy):
-        return ValueFunction(observation_space, config.hidden_sizes, config.activation)
+        return ValueFunction(observation_space, config.hidden_sizes, config.activation).to(device)
     scale = _pixel_scale(observation_space, config.normalize_observations)
-    return CNNValueFunction(observation_space, config.hidden_sizes, config.activation, scale)
+    return CNNValueFunction(observation_space, config.hidden_sizes, config.activation, scale).to(device)
 
 
 def _pixel_scale(observation_space: spaces.Space[Any], normalized: bool) -> float:
@@ -331,7 +333,7 @@ def require_fit(
     Raises:
         TypeError: If a call fails, or what it returns does not fit.
     """
-    observation = torch.zeros(num_envs, spaces.flatdim(observation_space))
+    observation = torch.zeros(num_envs, spaces.flatdim(observation_space), device=device_of(policy))
     name = type(policy).__name__
     try:
         action = policy.sample(observation, Generator())

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pgtorch.environment.build import import_named
+from pgtorch.environment.checks import NonFiniteError
 
 
 class Optimizer:
@@ -35,15 +36,26 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def gradient_norm(self) -> float:
-        """Euclidean norm of all gradients together; not finite if one of them is not."""
-        gradients = (parameter.grad for parameter in self.parameters if parameter.grad is not None)
+    def gradient_norm(self) -> float | Tensor:
+        """Euclidean norm of all gradients together; not finite if one of them is not.
+
+        On another device than the CPU it is a tensor there: nothing waits for its value.
+        """
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if gradients and gradients[0].device.type != "cpu":
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            return norm
         return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
 
-    def clip(self, norm: float, *, max_norm: float) -> None:
-        """Scale gradients of this norm down to `max_norm`; shorter ones are unchanged."""
-        if norm > max_norm:
-            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], max_norm / norm)
+    def clip(self, norm: float | Tensor, *, max_norm: float) -> None:
+        """Scale gradients of this norm, from `gradient_norm`, down to `max_norm`; shorter ones are unchanged."""
+        if isinstance(norm, Tensor):
+            factor: float | Tensor = (max_norm / norm).clamp(max=1.0)
+        elif norm > max_norm:
+            factor = max_norm / norm
+        else:
+            return
+        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
 
     def step(self, factor: float = 1.0) -> None:
         """Update each parameter by its gradient, at the learning rate times this factor."""
@@ -168,7 +180,8 @@ class TorchOptimizer(Optimizer):
         self._optimizer.state.clear()
         for name, tensor in state.items():
             slot, _, index = name.rpartition(".")
-            self._optimizer.state[self.parameters[int(index)]][slot] = tensor.clone()
+            where = self._expected[name].device  # some keep the number of steps on the CPU
+            self._optimizer.state[self.parameters[int(index)]][slot] = tensor.to(where, copy=True)
 
     def expected_state(self, found: Collection[str]) -> dict[str, Tensor]:
         """What a state with these names must look like: all slots of each parameter updated so far."""
@@ -194,6 +207,25 @@ def _state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
+
+
+def finite_norm(norms: Mapping[str, Any], loss: Tensor | float, update: int, env_steps: int) -> Any:
+    """The norm of the policy's gradients, if those of all optimizers are finite; the rest is for the message.
+
+    Tensors on another device are not read. Then the result is a tensor as well, and not finite if one of them is not.
+
+    Raises:
+        NonFiniteError: If a norm is not finite.
+    """
+    policy = norms.get("policy")
+    if isinstance(policy, Tensor):
+        return policy + 0.0 * sum(norms.values())
+    if not all(map(math.isfinite, norms.values())):
+        raise NonFiniteError(
+            f"update {update}, step {env_steps}: the norms of the gradients must be finite, got {norms} at loss "
+            f"{torch.as_tensor(loss).item()}; is learning_rate too high?"
+        )
+    return policy
 
 
 Schedule = Callable[[float], float]

@@ -46,9 +46,10 @@ class Policy(nn.Module):
         """
         if isinstance(noise, Generator):
             (noise,) = self.noise(1, len(observation), noise)
+            noise = noise.to(observation.device) if isinstance(noise, Tensor) else noise
         if isinstance(noise, Tensor):
             return self.distribution(observation).sample(noise)
-        with as_global_stream(noise):  # torch's own distributions take no generator
+        with as_global_stream(noise, observation.device):  # torch's own distributions take no generator
             return self.distribution(observation).sample()
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class BiasPolicy(Policy):
 
     def figures(self) -> dict[str, float]:
         """The bias, and P(Norm) when not hungry, halfway and very hungry."""
-        p_norm = torch.sigmoid(self(HUNGERS)).tolist()
+        p_norm = torch.sigmoid(self(HUNGERS.to(self.bias.device))).cpu().tolist()
         tags = ("policy/p_norm/hunger_0.0", "policy/p_norm/hunger_0.5", "policy/p_norm/hunger_1.0")
         return {"policy/bias": self.bias.item(), **dict(zip(tags, p_norm, strict=True))}
 

@@ -1,4 +1,4 @@
-"""Play T steps in N environments and keep what happened.
+"""Play T steps in N environments and keep what happened, on the CPU; the policy may be on another device.
 
 The environments are cut into S equal shards. Each draws from its own generators and chooses its actions in a batch of
 its own, so that other processes can play some of them without changing a number.
@@ -22,6 +22,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from pgtorch.device import CPU, fetched
 from pgtorch.environment.autoreset import make_stepper
 from pgtorch.environment.checks import ObservationBounds
 from pgtorch.environment.episodes import EpisodeStatistics
@@ -58,15 +59,17 @@ class Rollout(NamedTuple):
         """The value of each observation, and of the one that the step led to: the *final* one if the episode ended.
 
         Args:
-            value_function: [B, D] -> [B].
+            value_function: [B, D] -> [B]; the result may be on another device.
 
         Returns:
-            Both [T, N], without gradient.
+            Both [T, N], on the CPU, without gradient.
         """
-        value = value_function(self.observation.flatten(0, 1)).reshape(self.observation.shape[:2])  # [T + 1, N]
+        rows = [self.observation.flatten(0, 1), *(final for _, _, final in self.final)]
+        value, *ends = fetched([value_function(part) for part in rows])
+        value = value.reshape(self.observation.shape[:2])  # [T + 1, N]
         following = value[1:].clone()
-        for t, environments, final in self.final:
-            following[t, environments] = value_function(final)
+        for (t, environments, _), end in zip(self.final, ends, strict=True):
+            following[t, environments] = end
         return value[:-1], following
 
 
@@ -90,6 +93,13 @@ class Batch:
         columns = self.observation, self.action, self.multiplier, self.target, self.old_log_prob
         split = (itertools.repeat(None) if column is None else column.tensor_split(parts) for column in columns)
         return itertools.starmap(Batch, zip(*split, strict=False))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on a device."""
+        if device.type == "cpu":
+            return self
+        columns = self.observation, self.action, self.multiplier, self.target, self.old_log_prob
+        return Batch(*(None if column is None else column.to(device) for column in columns))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         """B."""
@@ -150,21 +160,31 @@ class Shard:
             self.stepper.reset(self.seed())
 
     def play(
-        self, policy: Policy, generator: Generator, num_steps: int, normalize: ObservationNormalizer | None
+        self,
+        policy: Policy,
+        generator: Generator,
+        num_steps: int,
+        normalize: ObservationNormalizer | None,
+        device: torch.device,
     ) -> Played:
-        """Play T steps; `generator` is the learner's."""
+        """Play T steps; `generator` is the learner's, and `device` where the policy is."""
         if self.generator is None:
-            return self._play(policy, generator, num_steps, normalize)
+            return self._play(policy, generator, num_steps, normalize, device)
         try:
             with self.streams:
-                return self._play(policy, self.generator, num_steps, normalize)
+                return self._play(policy, self.generator, num_steps, normalize, device)
         except Exception as error:
             first = self.number * self.env.num_envs
             error.add_note(f"in shard {self.number}, where environment 0 is number {first} of the run")
             raise
 
     def _play(
-        self, policy: Policy, generator: Generator, num_steps: int, normalize: ObservationNormalizer | None
+        self,
+        policy: Policy,
+        generator: Generator,
+        num_steps: int,
+        normalize: ObservationNormalizer | None,
+        device: torch.device,
     ) -> Played:
         stepper, shape = self.stepper, (num_steps, self.env.num_envs)
         dtype = torch.empty(0).numpy().dtype  # float32, unless the host changed torch's default
@@ -175,11 +195,12 @@ class Shard:
         seen = torch.from_numpy(observation)  # the same memory
         actions, final = [], []
         noise = policy.noise(num_steps, shape[1], generator)
+        noise = noise.to(device) if isinstance(noise, Tensor) else noise
         for t in range(num_steps):
             raw[t] = stepper.observation
             if normalize is not None:
                 observation[t] = normalize(stepper.observation)
-            action = policy.sample(seen[t], noise[t]).numpy()
+            action = policy.sample(seen[t].to(device), noise[t]).cpu().numpy()
             actions.append(action)
             step = stepper.step(action)
             reward[t], terminated[t], truncated[t], valid[t] = step.reward, step.terminated, step.truncated, step.valid
@@ -217,6 +238,7 @@ class RolloutCollector:
         exchange: Reaches the other processes; None if there are none.
         normalize_observation: Scales flattened observations, [N, D]; None leaves them.
         normalize_reward: Scales rewards; None leaves them. Episode statistics use the original rewards.
+        device: Where the policy is.
 
     Raises:
         TypeError: If a space is not supported.
@@ -233,6 +255,7 @@ class RolloutCollector:
         exchange: Exchange | None = None,
         normalize_observation: ObservationNormalizer | None = None,
         normalize_reward: RewardNormalizer | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.shards = [Shard(lambda: env, seed)] if isinstance(env, VectorEnv) else env
         for shard in self.shards:
@@ -242,7 +265,7 @@ class RolloutCollector:
         self.normalize_observation, self.normalize_reward = normalize_observation, normalize_reward
         self.rollout: Rollout | None = None
         self.exchange = exchange
-        self._num_steps = num_steps
+        self._num_steps, self._device = num_steps, device
 
     def collect(self, policy: Policy, generator: Generator) -> Rollout:
         """Play T steps; the rollout is also kept as `self.rollout`.
@@ -262,7 +285,7 @@ class RolloutCollector:
 
     def play(self, policy: Policy, generator: Generator) -> list[Played]:
         """Play T steps in the shards of this process; normalizers do not change."""
-        arguments = policy, generator, self._num_steps, self.normalize_observation
+        arguments = policy, generator, self._num_steps, self.normalize_observation, self._device
         return [shard.play(*arguments) for shard in self.shards]
 
     def everywhere(self, work: Callable[..., list[Any]], *arguments: Any) -> list[Any]:

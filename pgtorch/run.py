@@ -102,7 +102,7 @@ def train(
             the run is saved and ends; it can be resumed later.
 
     Returns:
-        The policy and the folder of its run.
+        The policy, on the run's device, and the folder of its run.
 
     Raises:
         SetupError: If environment, policy, settings and folder do not fit together; nothing has been written.
@@ -156,6 +156,7 @@ def resume(
     callback: Callback | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     allow_import: Collection[str] = (),
+    device: str | None = None,
 ) -> TrainResult:
     """Continue a run from its newest intact checkpoint, in the same folder, as if it had never stopped.
 
@@ -169,6 +170,7 @@ def resume(
         should_stop: As for `train`.
         allow_import: Modules to import first, even if they are not installed: an environment's `module:Id` runs that
             module's code, and a module may register the environment.
+        device: New device. None keeps the run's own.
 
     Returns:
         As for `train`.
@@ -179,7 +181,7 @@ def resume(
         GradientMismatchError, NonFiniteError, ContractError: As for `train`.
     """
     folder = Path(run_dir)
-    asked = {"num_updates": num_updates, "target_return": target_return}
+    asked = {"num_updates": num_updates, "target_return": target_return, "device": device}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
 
     def continued(path: Path, content: Mapping[str, Any]) -> tuple[Trainer, History, Evaluator]:

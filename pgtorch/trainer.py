@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import torch
 from torch.nn import functional
 
 from pgtorch.config import TrainConfig
+from pgtorch.device import in_numbers, moving, resolve, sent
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
-from pgtorch.environment.checks import NonFiniteError
 from pgtorch.environment.normalization import ObservationNormalizer, RewardNormalizer
 from pgtorch.environment.spaces import is_one_hot
 from pgtorch.gradient_check import check_gradient, check_period, largest_differences
 from pgtorch.losses import importance_weighted, policy_gradient_loss
 from pgtorch.networks import policy_of, require_fit, value_function_of
-from pgtorch.optimizers import make_optimizer, make_schedule
+from pgtorch.optimizers import finite_norm, make_optimizer, make_schedule
 from pgtorch.policies import Policy
 from pgtorch.returns import weigh
 from pgtorch.rollout import Batch, Exchange, RolloutCollector, Shard
@@ -30,7 +30,7 @@ class Trainer:
 
     Args:
         config: Settings of the run.
-        policy: What to train; None makes the policy that the settings name.
+        policy: What to train, moved to the run's device; None makes the policy that the settings name.
         exchange: Reaches the other processes that play shards of the environments; None if there are none.
 
     Attributes:
@@ -44,6 +44,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, policy: Policy | None = None, exchange: Exchange | None = None) -> None:
         self.config, num_shards = config, config.num_shards or 1
+        self.device = resolve(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         settings = {name: getattr(config, name) for name in ("env_kwargs", "vectorization", "step_timeout")}
         make_env = partial(make_vector_env, config.env_id, num_envs=config.num_envs // num_shards, **settings)
@@ -52,7 +53,7 @@ class Trainer:
         self.env = self.shards[0].env
         spaces = self.env.single_observation_space, self.env.single_action_space
         with as_global_stream(self.generator):
-            self.policy = policy or policy_of(config, *spaces)
+            self.policy = (policy or policy_of(config, *spaces)).to(self.device)
             self.value_function = value_function_of(config, self.policy, spaces[0])
         self.check_period = check_period(self.policy, config.check_gradient)
         require_fit(self.policy, config.num_envs, *spaces, self.value_function)
@@ -66,6 +67,7 @@ class Trainer:
         self.collector = RolloutCollector(
             self.shards,
             num_steps=config.num_steps,
+            device=self.device,
             num_shards=num_shards,
             exchange=exchange,
             normalize_observation=ObservationNormalizer(size) if is_normalized else None,
@@ -83,13 +85,16 @@ class Trainer:
         Raises:
             GradientMismatchError: If autograd's gradient is not the manual one.
             NonFiniteError: If an observation, a reward or a gradient is not finite. Its step is not taken; earlier
-                steps of the same update remain.
+                steps of the same update remain. On another device than the CPU, gradients are checked after all steps.
         """
         rollout = self.collector.collect(self.policy, self.generator)
-        batch = weigh(rollout, self.value_function, self.config)
+        batch = weigh(rollout, moving(self.device, self.value_function), self.config).to(self.device)
         self.num_updates += 1
         self.num_env_steps += len(batch)
-        steps = [self._step(part) for part in self._parts(batch)]
+        steps = in_numbers([self._step(part) for part in self._parts(batch)], self.device)
+        for step in steps if self.device.type != "cpu" else ():
+            norm, loss = {"all": step["gradient/norm"]}, step["loss/policy_gradient"]
+            finite_norm(norm, loss, self.num_updates, self.num_env_steps)
         figures = self.policy.figures() | steps[-1] | largest_differences(steps)
         return figures | self.collector.episodes.figures()
 
@@ -107,20 +112,21 @@ class Trainer:
         with torch.no_grad():
             old_log_prob = self.policy.log_prob(batch.observation, batch.action)
         batch = Batch(batch.observation, batch.action, batch.multiplier, batch.target, old_log_prob)
-        for _ in range(config.num_epochs):
-            shuffled = batch[torch.randperm(len(batch), generator=self.generator)]
-            yield from shuffled.split(min(config.num_minibatches, len(batch)))
+        orders = (torch.randperm(len(batch), generator=self.generator) for _ in range(config.num_epochs))
+        for order in sent(orders, self.device):
+            yield from batch[order].split(min(config.num_minibatches, len(batch)))
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        """One gradient step."""
-        config, figures = self.config, {}
+    def _step(self, batch: Batch) -> dict[str, Any]:
+        """One gradient step; figures on another device than the CPU are tensors, since reading one means waiting."""
+        config, figures = self.config, dict[str, Any]()
+        figure = torch.Tensor.item if self.device.type == "cpu" else torch.Tensor.detach
 
         # Guess: how likely were the actions?
         distribution = self.policy.distribution(batch.observation)
         log_prob = distribution.log_prob(batch.action)  # [B]
         with torch.set_grad_enabled(bool(config.entropy_coefficient)):  # without a bonus its graph only wastes memory
             entropy = distribution.entropy().mean()
-        figures["policy/entropy"] = entropy.item()
+        figures["policy/entropy"] = figure(entropy)
 
         # Weigh: what came of them?
         multiplier = batch.multiplier
@@ -131,10 +137,10 @@ class Trainer:
 
         # Loss
         loss = policy_loss = policy_gradient_loss(log_prob, multiplier)
-        figures["loss/policy_gradient"] = policy_loss.item()
+        figures["loss/policy_gradient"] = figure(policy_loss)
         if self.value_function is not None and batch.target is not None:
             value_loss = functional.mse_loss(self.value_function(batch.observation), batch.target)
-            figures["loss/value"] = value_loss.item()
+            figures["loss/value"] = figure(value_loss)
             loss = loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
             loss = loss - config.entropy_coefficient * entropy
@@ -144,12 +150,7 @@ class Trainer:
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norms = {name: optimizer.gradient_norm() for name, optimizer in self.optimizers.items()}
-        if not all(map(math.isfinite, norms.values())):
-            raise NonFiniteError(
-                f"update {self.num_updates}, step {self.num_env_steps}: the norms of the gradients must be finite, "
-                f"got {norms} at loss {loss.item()}; is learning_rate too high?"
-            )
-        figures["gradient/norm"] = norms["policy"]
+        figures["gradient/norm"] = finite_norm(norms, loss, self.num_updates, self.num_env_steps)
         del distribution, log_prob, entropy, policy_loss, loss  # and the graph: the check needs as much memory again
 
         # Check: the same gradient by hand

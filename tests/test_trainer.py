@@ -143,7 +143,7 @@ TABLE = [
     Row("pictures", False, set()),
 ]
 ELSEWHERE = {"env_id", "env_kwargs", "num_envs", "num_shards", "num_steps", "policy", "policy_kwargs", "vectorization"}
-ELSEWHERE |= {"step_timeout", "check_update", "weight", "start_bias"}
+ELSEWHERE |= {"step_timeout", "check_update", "weight", "start_bias", "device"}
 
 
 def observables(monkeypatch, updates, settings):

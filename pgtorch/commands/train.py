@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
@@ -44,6 +44,9 @@ class Resume:
     target_return: float | None = None
     """New target return. None keeps the run's own."""
 
+    device: Literal["cpu", "cuda", "mps", "auto"] | None = None
+    """New device. None keeps the run's own."""
+
     allow_import: tuple[str, ...] = ()
     """Modules to import first, even if they are not installed: one may register the environment. Their code is
     executed."""
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     callback=progress,
                     should_stop=stop,
                     allow_import=flags.allow_import,
+                    device=flags.device,
                 )
             else:
                 result = train(flags, callback=progress, should_stop=stop)
@@ -87,7 +91,7 @@ def read_flags(words: Sequence[str]) -> TrainConfig | Resume:
     """Settings from flags; a new run has the defaults of its environment."""
     flags = [word.partition("=")[0] for word in words]
     if "--resume" in flags:
-        hint = " with --resume, which allows only --num-updates, --target-return and --allow-import"
+        hint = " with --resume, which allows only --num-updates, --target-return, --device and --allow-import"
         return parse(Resume, __doc__, words, hint=hint)
     return read_settings(words, __doc__, "train")
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from pgtorch.device import CPU
 from pgtorch.environment.episodes import EpisodeStatistics
 from pgtorch.environment.normalization import RewardNormalizer
 from pgtorch.gradient_check import GradientMismatchError
@@ -205,11 +206,12 @@ def _copied(trainer: Trainer) -> Trainer:
     """A trainer that learns as this one would, in float64; it has no environments of its own."""
     made, config = copy.copy(trainer), trainer.config
     made.generator = torch.Generator()
+    made.device = CPU
     made.policy, made.value_function = copy.deepcopy((trainer.policy, trainer.value_function))
     made.optimizers = {}
     for name, module in _modules(made).items():
-        before = trainer.optimizers[name]
-        made.optimizers[name] = make_optimizer(config.optimizer, module.double().parameters(), before.learning_rate)
+        before, parameters = trainer.optimizers[name], module.cpu().double().parameters()
+        made.optimizers[name] = make_optimizer(config.optimizer, parameters, before.learning_rate)
         made.optimizers[name].load_state_dict(before.state_dict())
     return made
 
@@ -228,7 +230,8 @@ def _learned(networks: Mapping[str, nn.Module | Network]) -> Numbers:
     learned: Numbers = {}
     for name, network in networks.items():
         parameters = network.parameters if isinstance(network, Network) else dict(network.named_parameters())
-        learned |= {f"{name}.{key}": torch.as_tensor(p).detach().double().numpy() for key, p in parameters.items()}
+        tensors = {f"{name}.{key}": torch.as_tensor(p).detach().cpu() for key, p in parameters.items()}
+        learned |= {key: tensor.double().numpy() for key, tensor in tensors.items()}
     return learned
 
 
@@ -250,13 +253,13 @@ def _modules(trainer: Trainer) -> dict[str, nn.Module]:
 
 def _network(trainer: Trainer, name: str) -> Network:
     module, optimizer = _modules(trainer)[name], trainer.optimizers[name]
-    named = {key: parameter.detach().double().numpy() for key, parameter in module.named_parameters()}
+    named = {key: parameter.detach().cpu().double().numpy() for key, parameter in module.named_parameters()}
     weight = module.weight.item() if isinstance(module, BiasPolicy) else np.nan
     network = Network(named, weight, getattr(module, "activation", "tanh"))
     if isinstance(optimizer, Adam):
         network.steps = int(optimizer.steps[0])
         for key, mean, square in zip(named, optimizer.mean, optimizer.mean_square, strict=True):
-            network.mean[key], network.square[key] = mean.double().numpy(), square.double().numpy()
+            network.mean[key], network.square[key] = mean.cpu().double().numpy(), square.cpu().double().numpy()
     return network
 
 

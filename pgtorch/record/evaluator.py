@@ -24,7 +24,7 @@ from pgtorch.environment.workers import Interrupted
 from pgtorch.policies import Policy
 from pgtorch.record.checkpoint import CheckpointError, require_like
 from pgtorch.record.metrics import GREEDY, SAMPLED
-from pgtorch.record.trainer_state import class_of
+from pgtorch.record.trainer_state import class_of, copied
 from pgtorch.trainer import Trainer
 
 AGAIN_AFTER = 1.1  # times as many updates, if an evaluation has not confirmed the target
@@ -127,7 +127,7 @@ class Evaluator:
     def _play(self, count: int) -> Any:
         """Returns of one episode in each environment, float64 [2 * count]; the first half is greedy."""
         assert self._stepper is not None
-        policy, stepper = self.trainer.policy, self._stepper
+        policy, stepper, device = self.trainer.policy, self._stepper, self.trainer.device
         normalize = self.trainer.collector.normalize_observation
         seed = _seed_of(self.trainer.config.seed, self.trainer.num_updates)
         generator = Generator().manual_seed(seed)
@@ -139,9 +139,9 @@ class Evaluator:
                 if self.should_stop():
                     raise Interrupted("the run was asked to stop")
                 rows = stepper.observation if normalize is None else normalize(stepper.observation)
-                seen = torch.as_tensor(rows, dtype=torch.get_default_dtype())
+                seen = torch.as_tensor(rows, dtype=torch.get_default_dtype()).to(device)
                 action = torch.cat([policy.mode(seen[:count]), policy.sample(seen[count:], generator)])
-                step = stepper.step(action.numpy())
+                step = stepper.step(action.cpu().numpy())
                 total += step.reward * (playing & step.valid)
                 playing &= ~step.ended
         return total
@@ -152,7 +152,7 @@ class Evaluator:
         return {
             "num_updates": self.trainer.num_updates,
             "evaluation": dict(figures),
-            "policy": {"class": class_of(policy), "parameters": _copied(policy.state_dict())},
+            "policy": {"class": class_of(policy), "parameters": copied(policy.state_dict())},
             "collector": {} if normalize is None else {"normalize_observation": normalize.state_dict()},
         }
 
@@ -174,7 +174,7 @@ def _require_mode(trainer: Trainer) -> None:
     size = trainer.config.evaluation_episodes, spaces.flatdim(trainer.env.single_observation_space)
     try:
         with own_streams(0), _unchanged(trainer.policy):
-            trainer.policy.mode(torch.zeros(size))
+            trainer.policy.mode(torch.zeros(size, device=trainer.device))
     except Exception as error:
         name, reason = type(trainer.policy).__name__, f"{type(error).__name__} {error}"
         raise TypeError(f"{name} must have a mode, to be evaluated greedily: {reason}") from error
@@ -183,7 +183,7 @@ def _require_mode(trainer: Trainer) -> None:
 @contextmanager
 def _unchanged(policy: Policy) -> Iterator[None]:
     """Undo what playing does to a policy: a layer such as BatchNorm keeps statistics of what it sees."""
-    before = _copied(policy.state_dict())
+    before = copied(policy.state_dict())
     try:
         yield
     finally:
@@ -198,7 +198,3 @@ def _seed_of(seed: int, update: int) -> int:
 def _rank(figures: Mapping[str, float]) -> tuple[float, float]:
     """What the best policy has the highest of; minus infinity without an evaluation."""
     return figures.get(GREEDY, -np.inf), figures.get(SAMPLED, -np.inf)
-
-
-def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

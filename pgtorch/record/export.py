@@ -111,7 +111,7 @@ class Predictor(nn.Module):
 
     def __init__(self, run: TrainedRun) -> None:
         super().__init__()
-        self.policy = copy.deepcopy(run.policy).requires_grad_(False)
+        self.policy = copy.deepcopy(run.policy).cpu().requires_grad_(False)
         self.observation_space, self.action_space = input_space(run), run.spaces[1]
         self.is_normalized = run.normalize_observation is not None
         if run.normalize_observation is not None:

@@ -16,6 +16,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Generator
 
 from pgtorch.config import TrainConfig
+from pgtorch.device import device_of
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
 from pgtorch.environment.normalization import ObservationNormalizer
@@ -64,10 +65,10 @@ class TrainedRun:
         rows = flatten(_batch_of_one(space, observation), 1) if size is None else flatten(observation, size)
         if self.normalize_observation is not None:
             rows = self.normalize_observation(rows)
-        seen = torch.as_tensor(rows, dtype=torch.get_default_dtype())
+        seen = torch.as_tensor(rows, dtype=torch.get_default_dtype()).to(device_of(self.policy))
         with torch.no_grad():
             action = self.policy.mode(seen) if deterministic else self.policy.sample(seen, generator or self.generator)
-        taken = clip(action.numpy())
+        taken = clip(action.cpu().numpy())
         return taken[0] if size is None else taken
 
     @cached_property
@@ -101,7 +102,7 @@ def load_run(
         allow_import: Modules to import first, even if they are not installed: they may register the environment.
 
     Returns:
-        The policy, its settings and its normalizer.
+        The policy, on the CPU wherever it was trained, its settings and its normalizer.
 
     Raises:
         CheckpointError: If there is no checkpoint, it is damaged, its environment or policy cannot be created, or the

@@ -23,15 +23,16 @@ def take_trainer_state(trainer: Trainer) -> dict[str, Any]:
     """Everything that the next update depends on, as plain types and tensors.
 
     Returns:
-        Nested dicts. `environment` holds the state of the environments, or why it cannot be saved.
+        Nested dicts. All tensors are on the CPU, so that a run can continue on another device. `environment` holds the
+        state of the environments, or why it cannot be saved.
     """
     modules = {"policy": trainer.policy, "value_function": trainer.value_function}
     state: dict[str, Any] = {
-        name: {"class": class_of(module), "parameters": _copied(module.state_dict())}
+        name: {"class": class_of(module), "parameters": copied(module.state_dict())}
         for name, module in modules.items()
         if module is not None
     }
-    state["optimizers"] = {name: _copied(optimizer.state_dict()) for name, optimizer in trainer.optimizers.items()}
+    state["optimizers"] = {name: copied(optimizer.state_dict()) for name, optimizer in trainer.optimizers.items()}
     state["collector"] = {name: part.state_dict() for name, part in _parts(trainer).items()}
     state |= {"num_updates": trainer.num_updates, "num_env_steps": trainer.num_env_steps}
     state["generator"] = trainer.generator.get_state()
@@ -62,7 +63,7 @@ def put_trainer_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         raise CheckpointError(f"trainer.shards must be the states of {others} shards, got {shards!r:.100}")
     for name, optimizer in trainer.optimizers.items():
         with contextlib.suppress(KeyError, TypeError):  # which `require_like` reports
-            live["optimizers"][name] = optimizer.expected_state(saved["optimizers"][name])
+            live["optimizers"][name] = copied(optimizer.expected_state(saved["optimizers"][name]))
     require_like(saved, live, "trainer")
     try:
         torch.Generator().set_state(saved["generator"])
@@ -228,5 +229,6 @@ def _put_environment(env: Any, saved: Any) -> str:
     raise CheckpointError(f"trainer.environment must be a state, or why there is none, got {saved!r:.100}")
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, without gradient."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
