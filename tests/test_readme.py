@@ -79,16 +79,8 @@ def test_the_table_of_worked_updates_is_what_the_code_computes():
         assert cells[2] == f"{visit.draw}, {step.place.name.title()}"
         assert cells[7] == f"{'large' if visit.large else 'small'}, {step.reward:+.0f}"
         said = [hunger, *cells[:2], *cells[4:7], *cells[8:]]
-        numbers = (
-            visit.hunger,
-            step.bias,
-            step.p_norm,
-            step.dp_dz,
-            step.dz_db,
-            step.dce_db,
-            step.autograd,
-            step.new_bias,
-        )
+        state, factors = (visit.hunger, step.bias, step.p_norm), (step.dp_dz, step.dz_db, step.dce_db)
+        numbers = (*state, *factors, step.autograd, step.new_bias)
         assert [float(cell) for cell in said] == [pytest.approx(n, abs=5e-5) for n in numbers]
     assert f"to {step.p_norm:.4f} to {step.new_p_norm:.4f}." in " ".join(TEXT.split())
 
@@ -137,7 +129,7 @@ def test_a_thousand_learners_do_what_is_said_of_them(run_script, tmp_path):
     counts = re.search(said, " ".join(TEXT.split())).groups()
     for number, visits in zip(counts, ("100", "200", "1,000"), strict=True):
         assert f" {number} after {visits}" in done.stdout
-    assert_half_arrive(done.stdout, "comes within 1 of -10 after about (\\d+) visits (median of 1,000 seeds")
+    assert_half_arrive(done.stdout, r"comes within 1 of -10 after about (\d+) visits \(median of 1,000 seeds")
     drawn, shown = (imread(path) for path in (tmp_path / "sweep" / "bias.png", ROOT / "docs" / "sweep.png"))
     assert np.abs(drawn - shown).mean() < 0.01, "draw docs/sweep.png again"  # but for fonts
 
@@ -146,8 +138,8 @@ def test_a_thousand_learners_do_what_is_said_of_them(run_script, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ('{"reward_scheme": "graded"}', "comes within 1 of -10 after about (\\d+) visits. If every"),
-        ('{"reward_scale": 2}', "as with learning rate 2, and it takes about (\\d+) "),
+        ('{"reward_scheme": "graded"}', r"comes within 1 of -10 after about (\d+) visits\. If every"),
+        ('{"reward_scale": 2}', r"as with learning rate 2, and it takes about (\d+) "),
     ],
 )
 def test_larger_rewards_arrive_as_early_as_is_said(settings, said, run_script, tmp_path):
