@@ -1,4 +1,4 @@
-"""The README's Python snippets run as they stand, and its commands exist."""
+"""The Python snippets of the README and of docs/ run as they stand, and their commands exist."""
 
 import re
 import shlex
@@ -12,9 +12,20 @@ from support import ROOT
 
 from pgtorch import TrainConfig, train
 from pgtorch.commands import lesson
+from pgtorch.lesson.model import RestaurantModel
+from pgtorch.lesson.steps import WORKED_EXAMPLE, take_step
+from pgtorch.policies import BiasPolicy
 
 TEXT = (ROOT / "README.md").read_text()
-SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "import" in code]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL = "\n".join(page.read_text() for page in PAGES)
+SNIPPETS = [
+    code
+    for page in PAGES
+    if page.name != "callbacks.md"  # see test_callbacks.py
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    if "import" in code
+]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -34,17 +45,17 @@ def test_what_a_snippet_prints_is_what_it_says():
 
 def test_make_targets_and_scripts_exist():
     targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", TEXT, re.MULTILINE)) <= {
+    assert set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", ALL, re.MULTILINE)) <= {
         pair for target in targets for pair in ((target, ""), ("", target))
     }
-    for script in re.findall(r"scripts/([a-z]+\.py)", TEXT):
+    for script in re.findall(r"scripts/([a-z]+\.py)", ALL):
         assert (ROOT / "scripts" / script).exists()
 
 
 def test_commands_run(run_script, tmp_path):
-    """In the order of the README, in one folder, as a reader would; only what has tests of its own is left out."""
+    """In the order of the pages, in one folder, as a reader would; only what has tests of its own is left out."""
     ran = []
-    for command in re.findall(r"^python scripts/.*$", TEXT, re.MULTILINE):
+    for command in re.findall(r"^python scripts/.*$", ALL, re.MULTILINE):
         _, script, *flags = shlex.split(command, comments=True)
         if script == "scripts/verify.py":  # see test_verify_script.py
             continue
@@ -56,11 +67,34 @@ def test_commands_run(run_script, tmp_path):
     assert len(ran) >= 9
 
 
-def test_lines_of_the_derivation_stand_in_the_source():
-    lines = re.findall(r"^\|.*\| `(.+ = .+)` \| `(.+)` \|$", TEXT, re.MULTILINE)
-    assert len(lines) == 6
+def test_the_table_of_worked_updates_is_what_the_code_computes():
+    number = r"-?\d[\d.]*"
+    rows = re.findall(rf"^\| (?:1|2) \| ({number}) \|(.*) \|$", TEXT, re.MULTILINE)
+    assert len(rows) == len(WORKED_EXAMPLE)
+    policy = BiasPolicy().double()
+    for (hunger, rest), visit in zip(rows, WORKED_EXAMPLE, strict=True):
+        step = take_step(policy, visit)
+        cells = [cell.strip() for cell in rest.split("|")]
+        assert cells[3] == f"{'-1/P' if step.place else '1/(1-P)'} = {step.dce_dp:.4f}".removesuffix(".0000")
+        assert cells[2] == f"{visit.draw}, {step.place.name.title()}"
+        assert cells[7] == f"{'large' if visit.large else 'small'}, {step.reward:+.0f}"
+        said = [hunger, *cells[:2], *cells[4:7], *cells[8:]]
+        state, factors = (visit.hunger, step.bias, step.p_norm), (step.dp_dz, step.dz_db, step.dce_db)
+        numbers = (*state, *factors, step.autograd, step.new_bias)
+        assert [float(cell) for cell in said] == [pytest.approx(n, abs=5e-5) for n in numbers]
+    assert f"to {step.p_norm:.4f} to {step.new_p_norm:.4f}." in " ".join(TEXT.split())
+
+
+def test_lines_of_the_lesson_stand_in_the_source():
+    lines = re.findall(r"^\|.*\| `(.+)` \| \[.+\.py\]\((.+\.py)\) \|$", TEXT, re.MULTILINE)
+    assert len(lines) == 8
     for line, file in lines:
-        assert f"    {line}" in (ROOT / "pgtorch" / file).read_text(), line
+        assert f"    {line}" in (ROOT / file).read_text(), line
+
+
+def test_the_best_biases_are_those_of_the_closed_form():
+    assert RestaurantModel().optimal_bias() == pytest.approx(-10)
+    assert f"would be {RestaurantModel(hungry_above=0.3).optimal_bias():.3f}," in " ".join(TEXT.split())
 
 
 def test_examples_of_the_lesson_teach_what_they_say(capsys):
@@ -91,17 +125,50 @@ def test_pictures_are_those_of_the_run(tmp_path):
 @pytest.mark.long
 def test_a_thousand_learners_do_what_is_said_of_them(run_script, tmp_path):
     done = run_script("sweep.py", "--seeds", "0:1000", "--run-dir", "sweep", cwd=tmp_path)
-    said = r"Of 1,000 learners, (\d+) are within 1 .* after 100 visits, (\d+) after 200,\nand (\d+) after 1,000"
-    counts = re.search(said, TEXT).groups()
+    said = r"Of 1,000 learners, (\d+) are within 1 .* after 100 visits, (\d+) after 200, and (\d+) after 1,000"
+    counts = re.search(said, " ".join(TEXT.split())).groups()
     for number, visits in zip(counts, ("100", "200", "1,000"), strict=True):
         assert f" {number} after {visits}" in done.stdout
+    assert_half_arrive(done.stdout, r"comes within 1 of -10 after about (\d+) visits \(median of 1,000 seeds")
     drawn, shown = (imread(path) for path in (tmp_path / "sweep" / "bias.png", ROOT / "docs" / "sweep.png"))
     assert np.abs(drawn - shown).mean() < 0.01, "draw docs/sweep.png again"  # but for fonts
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('{"reward_scheme": "graded"}', r"comes within 1 of -10 after about (\d+) visits\. If every"),
+        ('{"reward_scale": 2}', r"as with learning rate 2, and it takes about (\d+) "),
+    ],
+)
+def test_larger_rewards_arrive_as_early_as_is_said(settings, said, run_script, tmp_path):
+    done = run_script("sweep.py", "--seeds", "0:1000", "--env-kwargs", settings, "--run-dir", "sweep", cwd=tmp_path)
+    assert_half_arrive(done.stdout, said)
+
+
+def assert_half_arrive(stdout, said):
+    """The number that README says is the median of the sweep, to the nearest 5."""
+    (visits,) = re.findall(said, " ".join(TEXT.split()))
+    found = int(re.search(r"half of them for the first time by step (\d+)", stdout)[1])
+    assert abs(found - int(visits)) <= 2.5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target, section in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if section:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert section in [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_every_page_of_the_docs_is_linked():
+    for page in PAGES[1:]:
+        assert f"](docs/{page.name}" in TEXT
 
 
 def test_the_line_of_the_loss_stands_in_the_source():

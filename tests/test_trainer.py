@@ -136,6 +136,7 @@ TABLE = [
     *(Row("check_gradient", number, set(), updates=2) for number in (1, 2, 5)),
     Row("num_threads", 2, set()),
     Row("target_return", 1.0, set(), updates=2),
+    Row("track_best", True, set(), updates=2),
     Row("evaluate_every", 1, set(), updates=2),  # nor anything in a run; see test_evaluator
     Row("evaluation_episodes", 7, set()),
     Row("run_dir", "somewhere", set()),

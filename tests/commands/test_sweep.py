@@ -174,6 +174,7 @@ def test_the_commands_of_the_readme_are_sweeps():
     lines = re.findall(r"^pgtorch sweep (--.*)$", text, re.MULTILINE)
     counts = [len(seeds) * len(configs) for seeds, configs in (read_sweep(shlex.split(line)) for line in lines)]
     assert counts == [1000, 60]
+    text = (ROOT / "docs" / "sweeps.md").read_text() + "\n"
     (more,) = re.findall(r"Other settings of the lesson to sweep: (.*?)\n\n", text, re.DOTALL)
     for flags in re.findall(r"`(--.*?)`", more):
         assert read_sweep(shlex.split(flags))
