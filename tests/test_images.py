@@ -116,7 +116,8 @@ def test_a_cnn_acts_in_its_space(action_space):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_it_learns_from_images(tmp_path, normalize):
-    settings = {"num_updates": 25, "hidden_sizes": (16,), "env_kwargs": {"shape": [6, 6, 1]}, "pictures": False}
+    settings = {"num_updates": 10, "hidden_sizes": (16,), "env_kwargs": {"shape": [6, 6, 1]}, "pictures": False}
+    settings |= {"num_epochs": 4, "num_minibatches": 8, "learning_rate": 2e-3}  # convolutions take long
     config = TrainConfig("Dot-v0", seed=1, normalize_observations=normalize, run_dir=tmp_path / "run", **settings)
     train(config)
     run = load_run(tmp_path / "run")
