@@ -120,7 +120,7 @@ def train(
             served: TrainResult = job.serve(_as_found)
             return served
         with _setting_up():
-            if job is not None and (earlier := job.earlier_folder()) is not None:  # torchrun has started again
+            if job is not None and (earlier := job.earlier_folder) is not None:  # torchrun has started again
                 if checkpoints(earlier):
                     own = {name.rpartition(":")[0] for name in config.imports} - {""}
                     return resume(earlier, None, None, policy, callback, should_stop, own)

@@ -1,4 +1,4 @@
-"""The lines of a `metrics.jsonl` from columns, and their hash; without torch, so that processes for it start fast."""
+"""The hashes of many runs at once, from columns of what they logged."""
 
 from __future__ import annotations
 
