@@ -5,6 +5,7 @@ Rank 0 has a connection to each other process. A message is pickled: the process
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import secrets
@@ -36,9 +37,6 @@ def rank() -> int:
 class Peers:
     """The processes of a job, connected.
 
-    Args:
-        number: Of this job among those of a process, the same in each.
-
     Attributes:
         rank: Of this process.
         size: How many there are.
@@ -50,11 +48,14 @@ class Peers:
         RankError: If they do not find each other.
     """
 
-    def __init__(self, number: int) -> None:
+    _jobs = itertools.count()  # of a process, one after another; and so the same in each
+
+    def __init__(self) -> None:
         self.rank, self.size = rank(), int(os.environ["WORLD_SIZE"])
         self.others = range(1, self.size) if self.rank == 0 else range(0)
         self.name = f"rank {self.rank} on {socket.gethostname()}"
-        self._address, self._folder = f"pgtorch/{number}/address", f"pgtorch/{number}/folder"  # keys of the store
+        job = f"pgtorch/{next(self._jobs)}"
+        self._address, self._folder = f"{job}/address", f"{job}/folder"  # keys of the store
         self._links: dict[int, _Link] = {}
         try:
             wait = timedelta(seconds=START_SECONDS)
@@ -88,12 +89,11 @@ class Peers:
 
     def receive(self, other: int) -> Any:
         """The next message of a rank, however long it takes. Raises what `send` raises."""
-        message = None
-        while message is None:
-            try:
-                message = pickle.load(self._links[other].file)
-            except (OSError, EOFError, pickle.UnpicklingError) as error:  # TimeoutError: no sign of life
-                raise RankError(f"rank {other} was lost, says {self.name}") from error
+        try:
+            while (message := pickle.load(self._links[other].file)) is None:  # a sign of life
+                pass
+        except (OSError, EOFError, pickle.UnpicklingError) as error:  # TimeoutError: no sign of life
+            raise RankError(f"rank {other} was lost, says {self.name}") from error
         return message
 
     def close(self) -> None:

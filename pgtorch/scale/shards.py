@@ -7,7 +7,6 @@ call and its arguments; the answer is sent once rank 0 asks for it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,28 +30,16 @@ _ANSWER, _END = "answer", "end"  # messages that are not functions to call
 
 @contextmanager
 def joined(policy: Policy | None, should_stop: Callable[[], bool]) -> Iterator[Job | None]:
-    """Connect the processes that torchrun started; None without torchrun. Within another call it gives the same job.
-
-    Raises:
-        RankError: If they do not find each other.
-    """
-    global _job  # noqa: PLW0603 -- a process belongs to one job
-    if _job is not None or "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield _job
+    """Connect the processes that torchrun started; None without torchrun. Raises what `Peers` raises."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield None
         return
-    _job = job = Job(policy, should_stop)
-    try:
-        yield job
-    except BaseException as error:
-        job.end(job.failure(error))
-        raise
-    finally:
-        _job = None
-        job.close()
-
-
-_job: Job | None = None
-_calls = itertools.count()  # of runs in this process, and so the same in each
+    with closing(Job(policy, should_stop)) as job:
+        try:
+            yield job
+        except BaseException as error:
+            job.end(job.failure(error))
+            raise
 
 
 class Job(Peers):
@@ -64,7 +51,7 @@ class Job(Peers):
     """
 
     def __init__(self, policy: Policy | None, should_stop: Callable[[], bool]) -> None:
-        super().__init__(next(_calls))
+        super().__init__()
         self._policy, self._should_stop, self._asked_to_stop = policy, should_stop, False
         self.trainer: Trainer  # of another process than rank 0
 
