@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, parse, printable
 from pgtorch.commands.train import Progress, StopSignals, read_settings, summary
 from pgtorch.config import ANNOTATIONS, TrainConfig
+from pgtorch.lesson.learners import can_train_together
 from pgtorch.lesson.model import model_of_run
 from pgtorch.limits import at_least
 from pgtorch.record import sweeps
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(record(folder, configs, seeds, outcomes)))
         count = len(configs) * len(seeds)
         if len(outcomes) == count:
-            (folder / sweeps.FINISHED).unlink()
+            (folder / sweeps.FINISHED).unlink(missing_ok=True)
     print(f"sweep folder                 {printable(folder)}")
     print(f"one of its learners          pgtorch sweep {printable(folder)} --learner 0")
     print(f"see it                       tensorboard --logdir {printable(folder)}")
@@ -209,7 +210,8 @@ def train_all(
     missing = [learner for learner in order if learner not in outcomes]
     with tqdm(total=len(order), initial=len(outcomes), unit="learner") as bar:
         for learner, outcome in sweep(configs, missing, folder, stop) if missing else ():
-            sweeps.note_finished(folder, learner, outcome)
+            if not can_train_together(configs[learner[0]]):  # the lesson's would take longer to note than to train
+                sweeps.note_finished(folder, learner, outcome)
             outcomes[learner] = outcome
             bar.update()
     return {learner: outcomes[learner] for learner in order if learner in outcomes}
@@ -224,7 +226,7 @@ def record(
     optima = {label: optimum_of(config) for label, config in configs.items()}
     for number, (label, config) in enumerate(configs.items()):
         found = [outcome for (which, _), outcome in outcomes.items() if which == number]
-        good = [outcome for outcome in found if not outcome.error and outcome.curve]
+        good = [outcome for outcome in found if not outcome.error and len(outcome.curve)]
         summary = sweeps.summarize([o.summary for o in good], [o.curve for o in good], optima[label])
         counts = {"learners": len(found), "failed": sum(bool(outcome.error) for outcome in found)}
         rows[label] = {"label": label, "config": config.to_dict(), **counts, **summary}

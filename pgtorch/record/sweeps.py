@@ -37,7 +37,7 @@ OUTCOMES = ("late_bias", "recent_return")  # what the table shows of a summary
 NEAR = 1.0  # how near the optimum a bias has arrived
 MOST_BANDS = 4  # in a picture
 
-Curve = Sequence[tuple[int, float]]  # environment steps and values
+Curve = NDArray[np.float64]  # environment steps and values, [P, 2]
 Learner = tuple[int, int]  # the number of its settings, and its seed
 
 
@@ -49,7 +49,7 @@ class Outcome:
     num_updates: int = 0
     num_env_steps: int = 0
     summary: dict[str, float] = field(default_factory=dict)  # as in `TrainResult`
-    curve: Curve = ()  # of the bias, else of the episode return
+    curve: Curve = field(default_factory=lambda: np.empty((0, 2)))  # of the bias, else of the episode return
     error: str = ""  # if it failed
 
 
@@ -61,17 +61,16 @@ def outcomes_of(columns: Mapping[str, NDArray[Any]], hashes: Iterable[str]) -> I
         hashes: Of each learner.
     """
     updates, every = len(columns["policy/bias"]), spacing(len(columns["policy/bias"]))
-    curves = columns["policy/bias"][every - 1 :: every].T.tolist()
+    curves, steps = columns["policy/bias"][every - 1 :: every].T, np.arange(every, updates + 1, every)
     for summary, values, digest in zip(summaries(columns), curves, hashes, strict=True):
-        curve = list(zip(range(every, updates + 1, every), values, strict=True))
-        yield Outcome(digest, updates, updates, summary, curve)
+        yield Outcome(digest, updates, updates, summary, np.stack([steps, values], axis=1))
 
 
 def curve_of(run_dir: Path, num_updates: int, has_bias: bool) -> Curve:
     """The curve of a run, of the bias if there is one."""
     tag, every = "policy/bias" if has_bias else "rollout/episode_return", spacing(num_updates)
     lines = read_metrics(run_dir)[every - 1 :: every]
-    return [(line["env_steps"], line[tag]) for line in lines if tag in line]
+    return np.array([(line["env_steps"], line[tag]) for line in lines if tag in line], float).reshape(-1, 2)
 
 
 def spacing(num_updates: int) -> int:
@@ -131,9 +130,9 @@ def matrix(curves: Sequence[Curve]) -> tuple[NDArray[Any], NDArray[Any]]:
     Returns:
         Environment steps [P], of the longest curve; values [L, P].
     """
-    steps = [step for step, _ in max(curves, key=len)]
-    values = [[value for _, value in curve] for curve in curves]
-    return np.array(steps), np.array([row + row[-1:] * (len(steps) - len(row)) for row in values])
+    steps = max(curves, key=len)[:, 0].astype(np.int64)
+    rows = [np.pad(curve[:, 1], (0, len(steps) - len(curve)), mode="edge") for curve in curves]
+    return steps, np.array(rows)
 
 
 def summarize(results: Sequence[Mapping[str, float]], curves: Sequence[Curve], optimum: float | None) -> dict[str, Any]:
@@ -215,8 +214,11 @@ def read_finished(folder: Path) -> dict[Learner, Outcome]:
     with path.open("rb+") as file:
         whole = file.read().rpartition(b"\n")[0]
         file.truncate(len(whole) + 1 if whole else 0)
-    lines = map(json.loads, whole.splitlines())
-    return {(number, seed): Outcome(**outcome) for number, seed, outcome in lines}
+    found = {}
+    for number, seed, outcome in map(json.loads, whole.splitlines()):
+        curve = np.array(outcome["curve"], float).reshape(-1, 2)
+        found[number, seed] = Outcome(**outcome | {"curve": curve})
+    return found
 
 
 def clear_remains(folder: Path) -> None:
@@ -230,7 +232,7 @@ def clear_remains(folder: Path) -> None:
 def note_finished(folder: Path, learner: Learner, outcome: Outcome) -> None:
     """Keep a learner, in case that the sweep is stopped or killed."""
     with naming(folder / FINISHED), (folder / FINISHED).open("a") as file:
-        file.write(json.dumps([*learner, vars(outcome)]) + "\n")
+        file.write(json.dumps([*learner, {**vars(outcome), "curve": outcome.curve.tolist()}]) + "\n")
 
 
 def draw(folder: Path, curves: Mapping[str, Sequence[Curve]], tag: str, optimum: float | None) -> Path:
