@@ -1,6 +1,6 @@
 """The other processes that torchrun has started: messages between them, and how to notice that one is lost.
 
-Rank 0 has a connection to each other process. A message is pickled: the processes of a job trust each other.
+A message is pickled, and goes between rank 0 and another by gloo. The processes of a job trust each other.
 """
 
 from __future__ import annotations
@@ -8,21 +8,23 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import secrets
 import socket
+import sys
 import threading
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.rendezvous import rendezvous
 
-START_SECONDS = 60.0  # for the processes to find each other; torchrun starts them at the same time
+START = timedelta(seconds=60)  # for the processes to find each other; torchrun starts them at the same time
+FOREVER = timedelta(days=30)  # learning and playing may take long; a lost process is noticed in other ways
 BEAT_SECONDS = 2.0  # between signs of life
-SILENCE_SECONDS = 16.0  # after so long without one, a process counts as lost
+MOST_MISSED = 8  # of them, after which a process counts as lost
+
+distributed: Any = torch.distributed  # not all of it has types
 
 
 class RankError(RuntimeError):
@@ -55,103 +57,90 @@ class Peers:
         self.others = range(1, self.size) if self.rank == 0 else range(0)
         self.name = f"rank {self.rank} on {socket.gethostname()}"
         job = f"pgtorch/{next(self._jobs)}"
-        self._address, self._folder = f"{job}/address", f"{job}/folder"  # keys of the store
-        self._links: dict[int, _Link] = {}
+        self._folder, self._round = f"{job}/folder", f"{job}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+        self._closed = threading.Event()
         try:
-            wait = timedelta(seconds=START_SECONDS)
-            self._store, *_ = next(rendezvous("env://", timeout=wait))  # in torchrun's own process
+            self._store, *_ = next(
+                rendezvous("env://", timeout=START)
+            )  # in torchrun's own process, which outlives this
             has_folder = self._store.check([self._folder])
             self.earlier_folder = Path(os.fsdecode(self._store.get(self._folder))) if has_folder else None
-            if self.rank == 0:
-                self._accept()
-            else:
-                self._connect()
+            options = distributed.ProcessGroupGloo._Options()
+            options._timeout, options._devices = START, [self._device()]
+            store = distributed.PrefixStore(self._round, self._store)
+            self._group = distributed.ProcessGroupGloo(store, self.rank, self.size, options)
         except (OSError, RuntimeError, ValueError) as error:
-            self.close()
             raise RankError(f"{self.name}: the {self.size} processes do not find each other: {error}") from error
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def remember(self, folder: Path) -> None:
         """Keep the folder of this run with torchrun, which outlives its processes."""
         self._store.set(self._folder, str(folder))
 
     def send(self, to: Iterable[int], *message: Any) -> None:
-        """Send a message to some ranks, which are waiting for it.
+        """Send a message to some ranks, once they receive it.
 
         Raises:
             RankError: If one is lost.
         """
-        data = pickle.dumps(message, 5)
+        data = torch.frombuffer(bytearray(pickle.dumps(message, 5)), dtype=torch.uint8)
         for other in to:
             try:
-                self._links[other].write(data)
-            except OSError as error:
+                for tensor in (torch.tensor([len(data)]), data):
+                    self._group.send([tensor], other, 0).wait(FOREVER)
+            except RuntimeError as error:
                 raise RankError(f"rank {other} was lost, says {self.name}") from error
 
     def receive(self, other: int) -> Any:
         """The next message of a rank, however long it takes. Raises what `send` raises."""
+        size = torch.empty(1, dtype=torch.int64)
         try:
-            while (message := pickle.load(self._links[other].file)) is None:  # a sign of life
-                pass
-        except (OSError, EOFError, pickle.UnpicklingError) as error:  # TimeoutError: no sign of life
+            self._group.recv([size], other, 0).wait(FOREVER)
+            data = torch.empty(int(size), dtype=torch.uint8)
+            self._group.recv([data], other, 0).wait(FOREVER)
+        except RuntimeError as error:
             raise RankError(f"rank {other} was lost, says {self.name}") from error
-        return message
+        return pickle.loads(data.numpy().data)
 
     def close(self) -> None:
-        """Leave the job, rank 0 once the others have: what it has sent arrives."""
-        end = time.monotonic() + (0.0 if self.rank else SILENCE_SECONDS)
-        for link in self._links.values():
-            link.close(end)
-
-    def _accept(self) -> None:
-        token = secrets.token_bytes(16)  # of this job: others may find the port, too
-        with socket.create_server(("", 0)) as server:
-            server.settimeout(START_SECONDS)
-            self._store.set(self._address, f"{server.getsockname()[1]} {token.hex()}")
-            while len(self._links) < len(self.others):
-                link = _Link(server.accept()[0])
-                if link.file.read(len(token)) == token:
-                    self._links[int.from_bytes(link.file.read(4), "big")] = link
-                else:
-                    link.close(end=0.0)
-
-    def _connect(self) -> None:
-        end = time.monotonic() + START_SECONDS
-        while not self._links:
-            port, token = self._store.get(self._address).decode().split()
-            try:
-                self._links[0] = _Link(socket.create_connection((os.environ["MASTER_ADDR"], int(port)), START_SECONDS))
-                self._links[0].write(bytes.fromhex(token) + self.rank.to_bytes(4, "big"))
-            except ConnectionRefusedError:  # the address from before torchrun started rank 0 again
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-
-
-class _Link:
-    """A connection to another process, and a thread that says that this one is alive: it may be playing or learning."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(SILENCE_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.file = connection.makefile("rwb")
-        self._socket, self._lock, self._closed = connection, threading.Lock(), threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-        self._heart.start()
-
-    def write(self, data: bytes) -> None:
-        with self._lock:
-            self.file.write(data)
-            self.file.flush()
-
-    def close(self, end: float) -> None:
+        """Leave the job."""
         self._closed.set()
-        with suppress(OSError), self._socket, self.file:
-            self._socket.shutdown(socket.SHUT_WR)
-            while time.monotonic() < end and self.file.read1():  # until the other one has left
-                pass
-        self._heart.join()
+        self._watcher.join()
+        del self._group
 
-    def _beat(self) -> None:
-        with suppress(OSError, ValueError):  # lost, as the next message will find out; or closed
-            while not self._closed.wait(BEAT_SECONDS):
-                self.write(pickle.dumps(None))
+    @staticmethod
+    def _device() -> Any:
+        """The network device that leads to the first machine.
+
+        Gloo would go by the name of this machine, which often means 127.0.1.1, where no other machine can reach it.
+        """
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)  # sends nothing
+            return distributed.ProcessGroupGloo.create_device(hostname=probe.getsockname()[0])
+
+    def _watch(self) -> None:
+        """Say that this process is alive; end it once another one no longer does: its machine may be off.
+
+        In a thread, since the process may be playing, learning or waiting for the other one.
+        """
+        heard: dict[int, bytes] = {}
+        missed = dict.fromkeys(self.others or [0], 0)
+        for beat in itertools.count():
+            if self._closed.wait(BEAT_SECONDS):
+                return
+            try:
+                self._store.set(f"{self._round}/alive/{self.rank}", str(beat))
+                for other in missed:
+                    key = f"{self._round}/alive/{other}"
+                    now = self._store.get(key) if self._store.check([key]) else b""
+                    missed[other] = missed[other] + 1 if now == heard.get(other, b"") else 0
+                    heard[other] = now
+                lost = [f"rank {other}" for other in missed if missed[other] > MOST_MISSED]
+            except RuntimeError:  # no connection to the store
+                lost = ["torchrun on the first machine"]
+            if lost and not self._closed.is_set():
+                print(f"pgtorch: error: {lost[0]} was lost, says {self.name}", file=sys.stderr, flush=True)
+                os._exit(1)
