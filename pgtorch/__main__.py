@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: The command and its flags; None uses `sys.argv`.
     """
+    sys.modules["__main__"] = sys.modules[__name__]  # else processes that this one spawns would run its script as well
     for number in (signal.SIGINT, signal.SIGTERM):  # `train` sets its own, once it has something to save
         signal.signal(number, lambda number, _: os._exit(128 + number))
     try:

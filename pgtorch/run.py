@@ -121,10 +121,10 @@ def train(
             served: TrainResult = job.serve(_as_found)
             return served
         with _setting_up():
-            if job is not None and (earlier := job.earlier_folder()) is not None:  # torchrun has started again
+            if job is not None and (earlier := job.earlier_folder) is not None:  # torchrun has started again
                 if checkpoints(earlier):
                     own = {name.rpartition(":")[0] for name in config.imports} - {""}
-                    return resume(earlier, None, None, policy, callback, should_stop, own)
+                    return _resume(job, earlier, {}, policy, callback, should_stop, own)
                 clear_beginning(earlier)
                 config = replace(config, run_dir=earlier)
             config = _with_shards(config, job)
@@ -180,10 +180,29 @@ def resume(
         CheckpointError: If no checkpoint is intact and fits.
         GradientMismatchError, NonFiniteError, ContractError: As for `train`.
     """
-    folder = Path(run_dir)
     asked = {"num_updates": num_updates, "target_return": target_return, "device": device}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    with ExitStack() as stack:
+        with _setting_up():
+            _require_arguments(TrainConfig(**changes), policy, callback)
+            job = stack.enter_context(joined(policy, should_stop))
+        if job is not None and job.rank > 0:
+            with _setting_up():
+                import_allowed(allow_import)  # rank 0 decides whether the run is trusted
+            served: TrainResult = job.serve(_as_found)
+            return served
+        return _resume(job, Path(run_dir), changes, policy, callback, should_stop, allow_import)
 
+
+def _resume(
+    job: Job | None,
+    folder: Path,
+    changes: Mapping[str, Any],
+    policy: Policy | None,
+    callback: Callback | None,
+    should_stop: Callable[[], bool],
+    allow_import: Collection[str],
+) -> TrainResult:
     def continued(path: Path, content: Mapping[str, Any]) -> tuple[Trainer, History, Evaluator]:
         config = read_config(path, content)
         history = read_record(folder, content["record"])
@@ -206,25 +225,18 @@ def resume(
 
     with ExitStack() as stack:
         with _setting_up():
-            _require_arguments(TrainConfig(**changes), policy, callback)
-            job = stack.enter_context(joined(policy, should_stop))
-        if job is not None and job.rank > 0:
-            with _setting_up():
-                import_allowed(allow_import)  # rank 0 decides whether the run is trusted
-            served: TrainResult = job.serve(_as_found)
-            return served
-        with _setting_up():
             stack.enter_context(locked(folder))
         if not checkpoints(folder):
             raise SetupError(f"resume must be the folder of a run with a checkpoint, got {str(folder)!r}")
         path, (trainer, history, evaluator) = read_newest(folder, continued)
         stack.enter_context(closing(trainer))
         stack.enter_context(closing(evaluator))
+        asked = changes.get("num_updates")
         if trainer.num_updates > trainer.config.num_updates:
-            raise SetupError(f"num_updates must be at least {trainer.num_updates}, the number done, got {num_updates}")
-        if target_return is None and num_updates is not None and evaluator.has_reached_target(history.last):
+            raise SetupError(f"num_updates must be at least {trainer.num_updates}, the number done, got {asked}")
+        if "num_updates" in changes and "target_return" not in changes and evaluator.has_reached_target(history.last):
             reached = f"the run has reached its target return, {trainer.config.target_return:g}"
-            warnings.warn(f"{reached}: it continues without one, to update {num_updates}", stacklevel=2)
+            warnings.warn(f"{reached}: it continues without one, to update {asked}", stacklevel=3)
             trainer.config = replace(trainer.config, target_return=None)
         with _setting_up():
             update = _updater(trainer)

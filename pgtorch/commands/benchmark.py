@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
+from pgtorch.commands.benchmark_processes import ROWS, sharing_rows
 from pgtorch.commands.benchmark_suite import NUM_STEPS, suite_rows
 from pgtorch.commands.command_line import parse
 from pgtorch.config import TrainConfig
@@ -47,14 +48,15 @@ class Arguments:
     largest: Annotated[int, at_least(1)] = LARGEST
     """Most environments of Restaurant-v0 at once."""
 
-    only: tuple[Literal["cartpole", "learned", "lesson", "restaurant", "suite"], ...] = (
+    only: tuple[Literal["cartpole", "learned", "lesson", "processes", "restaurant", "suite"], ...] = (
         "cartpole",
         "learned",
         "lesson",
         "restaurant",
     )
     """What to measure: time to solve CartPole-v1; returns after training; an update of the lesson; many restaurants;
-    and, only if asked for, since it takes hours, a suite of environments with the general settings."""
+    and, only if asked for: processes that share a gradient; a suite of environments with the general settings, which
+    takes hours."""
 
     suite_steps: Annotated[int, at_least(1)] = NUM_STEPS
     """Environment steps of each training in the suite."""
@@ -114,6 +116,11 @@ def measurements(flags: Arguments) -> Iterator[Measurement]:
             yield from group(seeds)
     if "restaurant" in flags.only:
         yield from restaurant(seeds, flags.largest)
+    if "processes" in flags.only:
+        for units, alone, shared in sharing_rows():
+            work = f"gradient step, {ROWS} rows, two layers of {units} units"
+            yield Measurement(work, "one process", alone, "ms")
+            yield Measurement(work, "two that share it", shared, "ms", f"{alone / shared:.2f} times as fast")
     if "suite" in flags.only:
         yield from suite(seeds, flags.suite_steps)
 

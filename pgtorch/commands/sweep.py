@@ -2,6 +2,7 @@
 
 `--seeds 0:1000` or `--seeds 0 1 5`; `--learning-rate 0.1 1 10`. Repeat a flag for values of several words or of none,
 as in `--hidden-sizes 32 32 --hidden-sizes 64 64`. Each learner is bit for bit the run of its own settings and seed.
+`pgtorch sweep --resume DIR` trains the learners that a sweep still lacks, after Ctrl-C for instance.
 `pgtorch sweep DIR --learner N` writes learner N of a sweep as a run folder of its own, DIR/learner-N.
 """
 
@@ -23,14 +24,15 @@ from tqdm import tqdm
 from pgtorch.commands.command_line import FAILED, WRONG_INPUT, complain, parse, printable
 from pgtorch.commands.train import Progress, StopSignals, read_settings, summary
 from pgtorch.config import ANNOTATIONS, TrainConfig
+from pgtorch.lesson.learners import can_train_together
 from pgtorch.lesson.model import model_of_run
 from pgtorch.limits import at_least
 from pgtorch.record import sweeps
-from pgtorch.record.folder import new_folder
+from pgtorch.record.folder import locked, new_folder
+from pgtorch.record.sweeps import Learner, Outcome
 from pgtorch.record.trust import UntrustedModuleError, require_trusted
 from pgtorch.run import SetupError, check_setup, train
-from pgtorch.scale.processes import Outcome
-from pgtorch.scale.sweep import Learner, sweep
+from pgtorch.scale.sweep import sweep
 
 MOST_LEARNERS = 100_000
 
@@ -49,32 +51,60 @@ class WriteOut:
     """Modules to import if the sweep names them, even if they are not installed. Their code is executed."""
 
 
+@dataclass(frozen=True)
+class Resume:
+    """Flags of `pgtorch sweep --resume`."""
+
+    resume: Path = Path()
+    """Folder of a sweep that was stopped. No other settings can be given."""
+
+    allow_import: tuple[str, ...] = ()
+    """Modules to import if the sweep names them, even if they are not installed. Their code is executed."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, print."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     stop = StopSignals()
     if words and not words[0].startswith("-"):
         return write_out(parse(WriteOut, __doc__, words, command="sweep"), stop)
+    finished: dict[Learner, Outcome] = {}
     with ExitStack() as stack:
         try:
-            seeds, configs = read_sweep(words)
-            for config in configs.values():
-                check_setup(config)
-            folder = stack.enter_context(new_folder(next(iter(configs.values())), "sweep"))
-        except (SetupError, ValueError, OSError) as error:
+            if "--resume" in [word.partition("=")[0] for word in words]:
+                hint = " with --resume, which allows only --allow-import"
+                flags = parse(Resume, __doc__, words, command="sweep", hint=hint)
+                folder = flags.resume
+                stack.enter_context(locked(folder))
+                seeds, configs = settings_of(folder, flags.allow_import)
+                if len(sweeps.read(folder)["learners"]) == len(configs) * len(seeds):
+                    print("nothing left to do           all learners have finished")
+                    return 0
+                finished = sweeps.read_finished(folder)
+                check_setups(configs)
+                sweeps.clear_remains(folder)
+            else:
+                seeds, configs = read_sweep(words)
+                check_setups(configs)
+                folder = stack.enter_context(new_folder(next(iter(configs.values())), "sweep"))
+                record(folder, configs, seeds, finished)
+        except (SetupError, ValueError, OSError, UntrustedModuleError) as error:
             return complain(str(error), WRONG_INPUT)
-        outcomes = train_all(folder, list(configs.values()), seeds, stop)
-        print(table(record(folder, configs, outcomes)))
+        outcomes = train_all(folder, list(configs.values()), seeds, finished, stop)
+        print(table(record(folder, configs, seeds, outcomes)))
+        count = len(configs) * len(seeds)
+        if len(outcomes) == count:
+            (folder / sweeps.FINISHED).unlink(missing_ok=True)
     print(f"sweep folder                 {printable(folder)}")
     print(f"one of its learners          pgtorch sweep {printable(folder)} --learner 0")
     print(f"see it                       tensorboard --logdir {printable(folder)}")
     failed = [(i, seed, outcome.error) for i, ((_, seed), outcome) in enumerate(outcomes.items()) if outcome.error]
-    count = len(configs) * len(seeds)
     if failed:
         number, seed, reason = failed[0]
         complain(f"{len(failed)} of {count} learners failed, first learner {number} (seed {seed}): {reason}", FAILED)
     if stop() and len(outcomes) < count:
         print(f"stopped early                {len(outcomes):,} of {count:,} learners had finished")
+        print(f"continue with                pgtorch sweep --resume {printable(folder)}")
         return 128 + stop.number
     return FAILED if failed else 0
 
@@ -101,6 +131,30 @@ def read_sweep(words: Sequence[str]) -> tuple[list[int], dict[str, TrainConfig]]
     for seed in (min(seeds), max(seeds)):
         replace(config, seed=seed)  # refuses one out of range
     return seeds, configs
+
+
+def settings_of(folder: Path, allow_import: Sequence[str]) -> tuple[list[int], dict[str, TrainConfig]]:
+    """What `read_sweep` returned for the sweep of a folder.
+
+    Raises:
+        ValueError: If it is not the folder of a sweep.
+        UntrustedModuleError: If it names a module that is neither installed nor allowed.
+    """
+    content = sweeps.read(folder)
+    try:
+        configs = {row["label"]: TrainConfig(**row["config"]) for row in content["settings"]}
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{str(folder)!r} must be the folder of a sweep: {error}") from error
+    for config in configs.values():
+        for name in config.imports:
+            require_trusted(name, folder, allow_import)
+    return content["seeds"], configs
+
+
+def check_setups(configs: Mapping[str, TrainConfig]) -> None:
+    """Raise the `SetupError` of the first settings that do not fit together."""
+    for config in configs.values():
+        check_setup(config)
 
 
 def read_options(words: Sequence[str]) -> dict[str, list[list[str]]]:
@@ -144,23 +198,27 @@ def shown(config: TrainConfig, name: str) -> str:
 
 
 def train_all(
-    folder: Path, configs: Sequence[TrainConfig], seeds: Sequence[int], stop: StopSignals
+    folder: Path,
+    configs: Sequence[TrainConfig],
+    seeds: Sequence[int],
+    finished: Mapping[Learner, Outcome],
+    stop: StopSignals,
 ) -> dict[Learner, Outcome]:
-    """The outcomes of the learners that have finished, by settings, then by seed."""
-    outcomes: dict[Learner, Outcome] = {}
-    with tqdm(total=len(configs) * len(seeds), unit="learner") as bar:
-
-        def done(learner: Learner, outcome: Outcome) -> None:
+    """The outcomes of the learners that have finished, now or before, by settings, then by seed."""
+    outcomes = dict(finished)
+    order = list(itertools.product(range(len(configs)), seeds))
+    missing = [learner for learner in order if learner not in outcomes]
+    with tqdm(total=len(order), initial=len(outcomes), unit="learner") as bar:
+        for learner, outcome in sweep(configs, missing, folder, stop) if missing else ():
+            if not can_train_together(configs[learner[0]]):  # the lesson's would take longer to note than to train
+                sweeps.note_finished(folder, learner, outcome)
             outcomes[learner] = outcome
             bar.update()
-
-        sweep(configs, seeds, folder, should_stop=stop, done=done)
-    order = itertools.product(range(len(configs)), seeds)
     return {learner: outcomes[learner] for learner in order if learner in outcomes}
 
 
 def record(
-    folder: Path, configs: Mapping[str, TrainConfig], outcomes: Mapping[Learner, Outcome]
+    folder: Path, configs: Mapping[str, TrainConfig], seeds: Sequence[int], outcomes: Mapping[Learner, Outcome]
 ) -> dict[str, dict[str, Any]]:
     """Write `sweep.json`, the pictures and TensorBoard's events; return the table's rows by label."""
     rows: dict[str, dict[str, Any]] = {}
@@ -168,7 +226,7 @@ def record(
     optima = {label: optimum_of(config) for label, config in configs.items()}
     for number, (label, config) in enumerate(configs.items()):
         found = [outcome for (which, _), outcome in outcomes.items() if which == number]
-        good = [outcome for outcome in found if not outcome.error and outcome.curve]
+        good = [outcome for outcome in found if not outcome.error and len(outcome.curve)]
         summary = sweeps.summarize([o.summary for o in good], [o.curve for o in good], optima[label])
         counts = {"learners": len(found), "failed": sum(bool(outcome.error) for outcome in found)}
         rows[label] = {"label": label, "config": config.to_dict(), **counts, **summary}
@@ -183,7 +241,7 @@ def record(
         steps = {"num_updates": outcome.num_updates, "num_env_steps": outcome.num_env_steps}
         which = {"setting": number, "settings": {name: values[number][name] for name in swept}, "seed": seed}
         learners.append({**which, **result, **steps, "summary": outcome.summary})
-    sweeps.write(folder, {"settings": list(rows.values()), "learners": learners})
+    sweeps.write(folder, {"settings": list(rows.values()), "seeds": seeds, "learners": learners})
     for tag, some in curves.items():
         if some:
             best = {optima[label] for label in some}
@@ -224,20 +282,16 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def write_out(flags: WriteOut, stop: StopSignals) -> int:
     """Train a learner of a sweep again, into a run folder of its own."""
-    path = flags.sweep_dir / sweeps.SWEEP
     try:
-        content = json.loads(path.read_text())
-        learners = content["learners"]
+        learners = sweeps.read(flags.sweep_dir)["learners"]
         if flags.learner >= len(learners):
             raise ValueError(f"learner must be below {len(learners)}, got {flags.learner}")  # noqa: TRY301
         learner = learners[flags.learner]
         run_dir = flags.sweep_dir / f"learner-{flags.learner}"
-        settings = content["settings"][learner["setting"]]["config"]
-        config = TrainConfig(**{**settings, "seed": learner["seed"], "run_dir": run_dir})
-        for name in config.imports:
-            require_trusted(name, flags.sweep_dir, flags.allow_import)
-    except (OSError, ValueError, LookupError, TypeError, UntrustedModuleError) as error:
-        return complain(f"{str(flags.sweep_dir)!r} must be the folder of a sweep: {error}", WRONG_INPUT)
+        configs = list(settings_of(flags.sweep_dir, flags.allow_import)[1].values())
+        config = replace(configs[learner["setting"]], seed=learner["seed"], run_dir=run_dir)
+    except (ValueError, LookupError, TypeError, UntrustedModuleError) as error:
+        return complain(str(error), WRONG_INPUT)
     try:
         with tqdm(total=config.num_updates, unit="update", delay=1e-6) as bar:
             progress = Progress(bar)

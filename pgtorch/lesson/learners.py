@@ -5,7 +5,7 @@ L  learners    U  updates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -63,13 +63,12 @@ class Trained(NamedTuple):
     failed: list[bool]  # [L]: its gradients differ or a number is not finite; alone it says so
 
 
-def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Trained | None:
+def train_together(config: TrainConfig, seeds: Sequence[int]) -> Trained:
     """Train a learner for each seed; each is bit for bit the run of its own seed alone.
 
     Args:
         config: The settings of all, which `can_train_together`; their seed is not used.
         seeds: L.
-        should_stop: Called after each update. Once it returns True, there is no result.
     """
     env = make_vector_env(config.env_id, num_envs=len(seeds), env_kwargs=config.env_kwargs)
     with closing(env), _Apart():
@@ -100,8 +99,6 @@ def train_together(config: TrainConfig, seeds: Sequence[int], should_stop: Calla
                 optimizer.step(schedule(update / config.num_updates))
                 p_norm = torch.sigmoid(policy(HUNGERS[:, None]))  # [3, L]
                 kept.append([policy.bias.detach().clone(), *p_norm, entropy, loss, gradient, by_hand])
-            if should_stop():
-                return None
     arrays = [torch.stack(column).numpy() for column in zip(*kept, strict=True)]
     columns = dict(_columns(config, arrays, np.stack(returns.paid)))
     failed = (arrays[-2] != arrays[-1]).any(axis=0)  # the gradient by autograd and by hand

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,59 @@ from numpy.typing import NDArray
 from pgtorch.gradient_check import DIFFERENCE
 from pgtorch.record import plot
 from pgtorch.record.folder import PACKAGES, naming
-from pgtorch.record.metrics import LAST, MOST_POINTS
-from pgtorch.record.tensorboard import EventFile
+from pgtorch.record.metrics import LAST, read_metrics
+from pgtorch.record.metrics import MOST_POINTS as KEPT_POINTS
+from pgtorch.record.tensorboard import SUFFIX, EventFile
 
 SWEEP = "sweep.json"
+FINISHED = "finished.jsonl"  # learners of a sweep that has not ended
+RUNS = ".learners-"  # with a random end: holds the run folders of learners while they run
+MOST_POINTS = 2000  # of a learner's curve
 RESAMPLES = 2000  # of the bootstrap
 PERCENTILES = (5, 50, 95)  # of the band
 OUTCOMES = ("late_bias", "recent_return")  # what the table shows of a summary
 NEAR = 1.0  # how near the optimum a bias has arrived
 MOST_BANDS = 4  # in a picture
 
-Curve = Sequence[tuple[int, float]]  # environment steps and values
+Curve = NDArray[np.float64]  # environment steps and values, [P, 2]
+Learner = tuple[int, int]  # the number of its settings, and its seed
+
+
+@dataclass
+class Outcome:
+    """What became of a learner."""
+
+    hash: str = ""  # as in the `config.json` of a run folder
+    num_updates: int = 0
+    num_env_steps: int = 0
+    summary: dict[str, float] = field(default_factory=dict)  # as in `TrainResult`
+    curve: Curve = field(default_factory=lambda: np.empty((0, 2)))  # of the bias, else of the episode return
+    error: str = ""  # if it failed
+
+
+def outcomes_of(columns: Mapping[str, NDArray[Any]], hashes: Iterable[str]) -> Iterator[Outcome]:
+    """The outcomes of learners of the lesson.
+
+    Args:
+        columns: What they logged, by tag, each [U, L].
+        hashes: Of each learner.
+    """
+    updates, every = len(columns["policy/bias"]), spacing(len(columns["policy/bias"]))
+    curves, steps = columns["policy/bias"][every - 1 :: every].T, np.arange(every, updates + 1, every)
+    for summary, values, digest in zip(summaries(columns), curves, hashes, strict=True):
+        yield Outcome(digest, updates, updates, summary, np.stack([steps, values], axis=1))
+
+
+def curve_of(run_dir: Path, num_updates: int, has_bias: bool) -> Curve:
+    """The curve of a run, of the bias if there is one."""
+    tag, every = "policy/bias" if has_bias else "rollout/episode_return", spacing(num_updates)
+    lines = read_metrics(run_dir)[every - 1 :: every]
+    return np.array([(line["env_steps"], line[tag]) for line in lines if tag in line], float).reshape(-1, 2)
+
+
+def spacing(num_updates: int) -> int:
+    """A learner's curve has a point every this many updates."""
+    return -(-num_updates // MOST_POINTS)
 
 
 def summaries(columns: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, float]]:
@@ -42,7 +86,7 @@ def summaries(columns: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, float]]
     """
     bias = columns["policy/bias"].astype(np.float64)
     count = len(bias)
-    kept = next(2**k for k in range(64) if count <= MOST_POINTS * 2**k)  # `metrics.Curve` keeps one of so many values
+    kept = next(2**k for k in range(64) if count <= KEPT_POINTS * 2**k)  # `metrics.Curve` keeps one of so many values
     half, last = (min(-(-(count * part // 4) // kept) * kept, count - 1) for part in (2, 3))  # where these begin
     nothing = np.zeros((1, bias.shape[1]))
     sums = [np.concatenate([nothing, values]).cumsum(axis=0) for values in (bias, bias * bias)]  # [U + 1, L]
@@ -86,9 +130,9 @@ def matrix(curves: Sequence[Curve]) -> tuple[NDArray[Any], NDArray[Any]]:
     Returns:
         Environment steps [P], of the longest curve; values [L, P].
     """
-    steps = [step for step, _ in max(curves, key=len)]
-    values = [[value for _, value in curve] for curve in curves]
-    return np.array(steps), np.array([row + row[-1:] * (len(steps) - len(row)) for row in values])
+    steps = max(curves, key=len)[:, 0].astype(np.int64)
+    rows = [np.pad(curve[:, 1], (0, len(steps) - len(curve)), mode="edge") for curve in curves]
+    return steps, np.array(rows)
 
 
 def summarize(results: Sequence[Mapping[str, float]], curves: Sequence[Curve], optimum: float | None) -> dict[str, Any]:
@@ -128,19 +172,67 @@ def _marks(last: int) -> list[int]:
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `sweep.json`, with command and versions; whole or not at all.
+    """Write `sweep.json`, with command and versions, those of the first time; whole or not at all.
 
     Raises:
         OSError: If it cannot be written; the message names it.
     """
+    path, temporary = folder / SWEEP, folder / f".{SWEEP}.tmp"
     about = {"command": sys.argv, "versions": {name: version(name) for name in PACKAGES}}
-    temporary = folder / f".{SWEEP}.tmp"
+    if path.exists():
+        before = read(folder)
+        about = {name: before[name] for name in about}
     try:
-        with naming(folder / SWEEP):
+        with naming(path):
             temporary.write_text(json.dumps({**about, **content}, indent=1) + "\n")
-            temporary.replace(folder / SWEEP)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` holds.
+
+    Raises:
+        ValueError: If it is not that of a sweep.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+        missing = {"command", "versions", "settings", "seeds", "learners"} - content.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{str(folder)!r} must be the folder of a sweep: {error}") from error
+    if missing:
+        raise ValueError(f"{str(folder)!r} must be the folder of a sweep: its {SWEEP} lacks {sorted(missing)}")
+    return content
+
+
+def read_finished(folder: Path) -> dict[Learner, Outcome]:
+    """Learners of a sweep that has not ended; a line that was not written to its end is deleted."""
+    path = folder / FINISHED
+    if not path.exists():
+        return {}
+    with path.open("rb+") as file:
+        whole = file.read().rpartition(b"\n")[0]
+        file.truncate(len(whole) + 1 if whole else 0)
+    found = {}
+    for number, seed, outcome in map(json.loads, whole.splitlines()):
+        curve = np.array(outcome["curve"], float).reshape(-1, 2)
+        found[number, seed] = Outcome(**outcome | {"curve": curve})
+    return found
+
+
+def clear_remains(folder: Path) -> None:
+    """Delete what a sweep left that was stopped or killed, but for what has been learned."""
+    for runs in folder.glob(f"{RUNS}*"):
+        shutil.rmtree(runs)
+    for events in (*folder.glob(f"events.*{SUFFIX}"), *folder.glob(f"[0-9]*-*/events.*{SUFFIX}")):
+        events.unlink()
+
+
+def note_finished(folder: Path, learner: Learner, outcome: Outcome) -> None:
+    """Keep a learner, in case that the sweep is stopped or killed."""
+    with naming(folder / FINISHED), (folder / FINISHED).open("a") as file:
+        file.write(json.dumps([*learner, {**vars(outcome), "curve": outcome.curve.tolist()}]) + "\n")
 
 
 def draw(folder: Path, curves: Mapping[str, Sequence[Curve]], tag: str, optimum: float | None) -> Path:

@@ -1,32 +1,28 @@
-"""The other processes that torchrun has started: messages between them, and what to do when one is lost.
+"""The other processes that torchrun has started: messages between them, and how to notice that one is lost.
 
-A message is pickled, and goes between rank 0 and another. The processes of a job trust each other.
+A message is pickled, and goes between rank 0 and another by gloo. The processes of a job trust each other.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import pickle
 import socket
-import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.rendezvous import rendezvous
 
 START = timedelta(seconds=60)  # for the processes to find each other; torchrun starts them at the same time
 FOREVER = timedelta(days=30)  # learning and playing may take long; a lost process is noticed in other ways
-BEAT_SECONDS = 2.0
-MOST_MISSED = 8  # beats, after which a process counts as lost
-
-_SET_INTERFACE = "GLOO_SOCKET_IFNAME"
-_GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
+BEAT_SECONDS = 2.0  # between signs of life
+MOST_MISSED = 8  # of them, after which a process counts as lost
 
 distributed: Any = torch.distributed  # not all of it has types
 
@@ -43,48 +39,47 @@ def rank() -> int:
 class Peers:
     """The processes of a job, connected.
 
-    Args:
-        number: Of this job among those of a process, the same in each.
-
     Attributes:
         rank: Of this process.
         size: How many there are.
-        others: Ranks that this one exchanges messages with: all others for rank 0, rank 0 for the others.
+        others: For rank 0 the ranks of all others; else none.
         name: Of this process, for messages.
+        earlier_folder: Of this run, from before torchrun started its processes again; None if there was none.
 
     Raises:
         RankError: If they do not find each other.
     """
 
-    def __init__(self, number: int) -> None:
+    _jobs = itertools.count()  # of a process, one after another; and so the same in each
+
+    def __init__(self) -> None:
         self.rank, self.size = rank(), int(os.environ["WORLD_SIZE"])
-        self.others = range(1, self.size) if self.rank == 0 else range(1)
+        self.others = range(1, self.size) if self.rank == 0 else range(0)
         self.name = f"rank {self.rank} on {socket.gethostname()}"
-        self._run = f"pgtorch/{number}"
-        self._round = f"{self._run}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+        job = f"pgtorch/{next(self._jobs)}"
+        self._folder, self._round = f"{job}/folder", f"{job}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
         self._closed = threading.Event()
         try:
-            self._store = self._connect()
-            with _interface(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
-                store = distributed.PrefixStore(self._round, self._connect())
-                settings: Any = {"store": store, "rank": self.rank, "world_size": self.size, "timeout": START}
-                distributed.init_process_group("gloo", **settings)
-        except (RuntimeError, ValueError) as error:
+            self._store, *_ = next(
+                rendezvous("env://", timeout=START)
+            )  # in torchrun's own process, which outlives this
+            has_folder = self._store.check([self._folder])
+            self.earlier_folder = Path(os.fsdecode(self._store.get(self._folder))) if has_folder else None
+            options = distributed.ProcessGroupGloo._Options()
+            options._timeout, options._devices = START, [self._device()]
+            store = distributed.PrefixStore(self._round, self._store)
+            self._group = distributed.ProcessGroupGloo(store, self.rank, self.size, options)
+        except (OSError, RuntimeError, ValueError) as error:
             raise RankError(f"{self.name}: the {self.size} processes do not find each other: {error}") from error
-        self._watcher = threading.Thread(target=self._watch, args=[self._connect()], daemon=True)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
-    def keep(self, key: str, text: str) -> None:
-        """Keep a text in torchrun's own process, which outlives this one."""
-        self._store.set(f"{self._run}/{key}", text)
-
-    def recall(self, key: str) -> str | None:
-        """A text that was kept, also before torchrun started its processes again; None if there is none."""
-        key = f"{self._run}/{key}"
-        return os.fsdecode(self._store.get(key)) if self._store.check([key]) else None
+    def remember(self, folder: Path) -> None:
+        """Keep the folder of this run with torchrun, which outlives its processes."""
+        self._store.set(self._folder, str(folder))
 
     def send(self, to: Iterable[int], *message: Any) -> None:
-        """Send a message to some ranks.
+        """Send a message to some ranks, once they receive it.
 
         Raises:
             RankError: If one is lost.
@@ -93,92 +88,59 @@ class Peers:
         for other in to:
             try:
                 for tensor in (torch.tensor([len(data)]), data):
-                    distributed.isend(tensor, other).wait(FOREVER)
+                    self._group.send([tensor], other, 0).wait(FOREVER)
             except RuntimeError as error:
-                self._lose(other, error)
+                raise RankError(f"rank {other} was lost, says {self.name}") from error
 
     def receive(self, other: int) -> Any:
         """The next message of a rank, however long it takes. Raises what `send` raises."""
         size = torch.empty(1, dtype=torch.int64)
         try:
-            distributed.irecv(size, other).wait(FOREVER)
+            self._group.recv([size], other, 0).wait(FOREVER)
             data = torch.empty(int(size), dtype=torch.uint8)
-            distributed.irecv(data, other).wait(FOREVER)
+            self._group.recv([data], other, 0).wait(FOREVER)
         except RuntimeError as error:
-            self._lose(other, error)
+            raise RankError(f"rank {other} was lost, says {self.name}") from error
         return pickle.loads(data.numpy().data)
-
-    def _lose(self, other: int, error: RuntimeError) -> NoReturn:
-        key, lost = f"{self._round}/lost", str(other)
-        with suppress(RuntimeError):  # if the store is lost as well
-            if self.rank == 0:
-                self._store.set(key, lost)
-            elif self._store.check([key]):  # rank 0 has left because of another
-                lost = self._store.get(key).decode()
-        raise RankError(f"rank {lost} was lost, says {self.name}") from error  # its text would only confuse
-
-    def _connect(self) -> Any:
-        """A connection of its own to the store of torchrun, which outlives the processes that torchrun starts."""
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        is_master = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        return distributed.TCPStore(
-            address, port, is_master=is_master, timeout=START / 3, wait_for_workers=False, multi_tenant=is_master
-        )
-
-    def _watch(self, store: Any) -> None:
-        """Say that this process is alive; end it if another one no longer does, since its machine is off for instance.
-
-        In a thread, since the process may be waiting for the other one.
-        """
-        heard: dict[int, bytes] = {}
-        missed = dict.fromkeys(self.others, 0)
-        for beat in itertools.count():
-            if self._closed.wait(BEAT_SECONDS):
-                return
-            try:
-                store.set(f"{self._round}/alive/{self.rank}", str(beat))
-                for other in self.others:
-                    key = f"{self._round}/alive/{other}"
-                    now = store.get(key) if store.check([key]) else b""
-                    missed[other] = missed[other] + 1 if now == heard.get(other, b"") else 0
-                    heard[other] = now
-                lost = next((other for other in self.others if missed[other] > MOST_MISSED), None)
-                reason = f"rank {lost} was lost: no sign of life for {MOST_MISSED * BEAT_SECONDS:g} s"
-                if lost is not None and self.rank == 0:
-                    store.set(f"{self._round}/lost", str(lost))
-            except RuntimeError:  # no connection to the store
-                lost, reason = 0, "torchrun on the first machine was lost"
-            if lost is not None and not self._closed.is_set():
-                print(f"pgtorch: error: {reason}, says {self.name}", file=sys.stderr, flush=True)
-                os._exit(1)
 
     def close(self) -> None:
         """Leave the job."""
         self._closed.set()
-        self._watcher.join(BEAT_SECONDS)
-        distributed.destroy_process_group()
+        self._watcher.join()
+        del self._group
 
+    @staticmethod
+    def _device() -> Any:
+        """The network device that leads to the first machine.
 
-@contextmanager
-def _interface(address: str, port: int) -> Iterator[None]:
-    """Let gloo use the network interface that leads to the first machine.
+        Gloo would go by the name of this machine, which often means 127.0.1.1, where no other machine can reach it.
+        """
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        family, kind, *_, target = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)  # sends nothing
+            return distributed.ProcessGroupGloo.create_device(hostname=probe.getsockname()[0])
 
-    It would go by the name of this machine, which often means 127.0.1.1, where no other machine can reach it.
-    """
-    name = None
-    if _SET_INTERFACE not in os.environ and sys.platform == "linux":
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, port))  # sends nothing
-            own = socket.inet_aton(probe.getsockname()[0])
-            for _, candidate in socket.if_nameindex():
-                with suppress(OSError):  # it has no address
-                    found = fcntl.ioctl(probe, _GET_ADDRESS, struct.pack("256s", candidate.encode()))
-                    name = candidate if found[20:24] == own else name
-    if name is None:
-        yield
-        return
-    os.environ[_SET_INTERFACE] = name
-    try:
-        yield
-    finally:
-        del os.environ[_SET_INTERFACE]
+    def _watch(self) -> None:
+        """Say that this process is alive; end it once another one no longer does: its machine may be off.
+
+        In a thread, since the process may be playing, learning or waiting for the other one.
+        """
+        heard: dict[int, bytes] = {}
+        missed = dict.fromkeys(self.others or [0], 0)
+        for beat in itertools.count():
+            if self._closed.wait(BEAT_SECONDS):
+                return
+            try:
+                self._store.set(f"{self._round}/alive/{self.rank}", str(beat))
+                for other in missed:
+                    key = f"{self._round}/alive/{other}"
+                    now = self._store.get(key) if self._store.check([key]) else b""
+                    missed[other] = missed[other] + 1 if now == heard.get(other, b"") else 0
+                    heard[other] = now
+                lost = [f"rank {other}" for other in missed if missed[other] > MOST_MISSED]
+            except RuntimeError:  # no connection to the store
+                lost = ["torchrun on the first machine"]
+            if lost and not self._closed.is_set():
+                print(f"pgtorch: error: {lost[0]} was lost, says {self.name}", file=sys.stderr, flush=True)
+                os._exit(1)

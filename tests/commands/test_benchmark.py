@@ -7,6 +7,7 @@ from support import call
 
 from pgtorch import TrainConfig
 from pgtorch.commands import benchmark, benchmark_suite
+from pgtorch.commands.benchmark_processes import sharing_rows
 
 
 def test_rows_beside_their_rivals(run_script, tmp_path):
@@ -71,3 +72,10 @@ def test_the_suite_learns_with_the_general_settings(monkeypatch):
     benchmark_suite.learn("CartPole-v1", 3, 2048)
     expected = TrainConfig("Nobody-tuned-v0", seed=3, num_updates=1)
     assert dataclasses.replace(made[0], env_id=expected.env_id) == expected
+
+
+@pytest.mark.long
+def test_two_processes_share_a_gradient():
+    (row,) = sharing_rows(units=[8], rows=16, repetitions=3)
+    assert row[0] == 8
+    assert all(0 < milliseconds < 1000 for milliseconds in row[1:])

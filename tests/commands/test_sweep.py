@@ -62,7 +62,9 @@ def test_a_sweep_of_the_lesson_and_one_of_its_learners(tmp_path):
         ("--seeds", "seeds must be numbers or ranges"),
         ("--seeds 9223372036854775808", "seed must be at least 0 and at most"),
         ("--seed 3", "sweep does not take --seed, but --seeds, such as --seeds 0:100"),
-        ("--resume run", "sweep does not take --resume"),
+        ("--resume run", "'run' must be a folder that this run may write to"),
+        ("--resume full", "'full' must be the folder of a sweep"),
+        ("--resume full --seeds 3", "with --resume, which allows only --allow-import"),
         ("--run-dir a b", "run_dir must name one folder"),
         ("--run-dir full", "run_dir must be new or empty"),
         ("--seeds 0:2000 --weight " + " ".join(map(str, range(100))), "at most 100,000 learners, got 200,000"),
@@ -140,8 +142,8 @@ def test_signals_end_it_and_its_processes(tmp_path, number):
         [sys.executable, SCRIPT, *words.split()], cwd=tmp_path, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    until(lambda: list((tmp_path / "swept").glob(".learner-1-0/metrics.jsonl")))
-    until(lambda: not list((tmp_path / "swept").glob(".learner-0-0")))
+    until(lambda: list((tmp_path / "swept").glob(".learners-*/1-0/metrics.jsonl")))
+    until(lambda: not list((tmp_path / "swept").glob(".learners-*/0-0")))
     time.sleep(1)
     os.killpg(process.pid, number)
     out, error = process.communicate(timeout=30)
@@ -151,6 +153,36 @@ def test_signals_end_it_and_its_processes(tmp_path, number):
     assert [learner["num_updates"] for learner in content(tmp_path / "swept")["learners"]] == [3]
     assert not list((tmp_path / "swept").glob(".learner*"))
     until(lambda: is_gone(process.pid))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_that_was_ended_half_way_is_resumed(tmp_path, number):
+    """And its curves are drawn once."""
+    words = "--seeds 3 1 --policy mlp --hidden-sizes 4 --num-updates 3 700 --run-dir swept"
+    for folder in ("whole", "ended"):
+        (tmp_path / folder).mkdir()
+    status, _, _ = call("sweep", *words.split(), cwd=tmp_path / "whole")
+    assert status == 0
+    process = subprocess.Popen([sys.executable, SCRIPT, *words.split()], cwd=tmp_path / "ended")
+    swept = tmp_path / "ended" / "swept"
+    until(lambda: (swept / "finished.jsonl").exists() and (swept / "finished.jsonl").read_text().count("\n") >= 2)
+    os.kill(process.pid, number)
+    process.wait(30)
+    finished = (swept / "finished.jsonl").read_text()
+    with (swept / "finished.jsonl").open("a") as file:
+        file.write("[1, 1, {")  # cut
+    assert 2 <= finished.count("\n") < 4
+    status, _, _ = call("sweep", "--resume", "swept", cwd=tmp_path / "ended")
+    assert status == 0
+    whole, resumed = content(tmp_path / "whole" / "swept"), content(swept)
+    del whole["command"]
+    assert resumed.pop("command")[1:] == words.split()
+    assert whole == resumed
+    left = [sorted(path.name[:10] for path in (tmp_path / name / "swept").rglob("*")) for name in ("whole", "ended")]
+    assert left[0] == left[1]
+    assert call("sweep", "--resume", "swept", cwd=tmp_path / "ended")[:2] == (
+        0, "nothing left to do           all learners have finished\n",
+    )  # fmt: skip
 
 
 def until(condition, seconds=60):

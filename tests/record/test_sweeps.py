@@ -40,14 +40,14 @@ def test_the_interval_has_the_coverage_that_it_names():
 
 
 def test_a_curve_that_ended_early_keeps_its_last_value():
-    steps, values = matrix([[(2, 1.0), (4, 2.0)], [(2, 5.0), (4, 6.0), (6, 7.0)]])
+    steps, values = matrix([np.array([(2, 1.0), (4, 2.0)]), np.array([(2, 5.0), (4, 6.0), (6, 7.0)])])
     assert steps.tolist() == [2, 4, 6]
     assert values.tolist() == [[1.0, 2.0, 2.0], [5.0, 6.0, 7.0]]
 
 
 def test_how_many_are_near_the_optimum():
     paths = [[0.0, -9.5, -12.0, -10.0], [0.0, 0.0, -9.1, -9.0], [0.0] * 4]
-    curves = [list(enumerate(path, 1)) for path in paths]
+    curves = [np.array(list(enumerate(path, 1))) for path in paths]
     near = summarize([], curves, -10.0)["near_optimum"]
     assert near == {"optimum": -10.0, "learners_after_steps": {"1": 0, "2": 1, "4": 1}, "median_first": 3.0}
     assert summarize([], curves[2:], -10.0)["near_optimum"]["median_first"] is None
@@ -60,7 +60,7 @@ def test_what_is_not_in_a_summary_is_not_in_the_table():
 
 
 def test_the_band_is_in_tensorboard(tmp_path):
-    curves = [[(10, float(i)), (20, 2.0 * i)] for i in range(101)]
+    curves = [np.array([(10, float(i)), (20, 2.0 * i)]) for i in range(101)]
     path = draw(tmp_path, {"a=1": curves, "a=[2, 3]/..": curves[:1]}, "policy/bias", -10.0)
     assert path.read_bytes().startswith(b"\x89PNG")
     folders = sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir())
@@ -73,7 +73,7 @@ def test_the_band_is_in_tensorboard(tmp_path):
 
 
 def test_one_setting_needs_no_folders(tmp_path):
-    draw(tmp_path, {"": [[(1, 0.5)], [(1, math.pi)]]}, "rollout/episode_return", None)
+    draw(tmp_path, {"": [np.array([[1, 0.5]]), np.array([[1, math.pi]])]}, "rollout/episode_return", None)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
     assert (tmp_path / "episode_return.png").exists()
 

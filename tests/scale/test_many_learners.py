@@ -1,6 +1,5 @@
 """Each learner of a sweep is bit for bit the run of its own seed and settings."""
 
-import math
 import os
 import signal
 import subprocess
@@ -12,16 +11,15 @@ from dataclasses import replace
 import pytest
 
 from pgtorch import TrainConfig, train
+from pgtorch.record.sweeps import spacing
 from pgtorch.scale import sweep as module
-from pgtorch.scale.processes import spacing, workers
 from pgtorch.scale.sweep import sweep
 
 
 def swept(configs, seeds, folder, should_stop=lambda: False):
     """The outcomes of a sweep, by number of settings and seed."""
-    outcomes = {}
-    sweep(configs, seeds, folder, should_stop=should_stop, done=outcomes.__setitem__)
-    return outcomes
+    learners = [(number, seed) for number in range(len(configs)) for seed in seeds]
+    return dict(sweep(configs, learners, folder, should_stop))
 
 
 def alone(config, seed, folder):
@@ -115,40 +113,42 @@ def test_what_differs_from_the_lesson_is_not_trained_together():
 
 @pytest.mark.parametrize("settings", [{}, {"num_envs": 2}], ids=["together", "in processes"])
 def test_a_sweep_stops(tmp_path, settings):
-    calls = []
+    calls, threads = [], threading.active_count()
     config = TrainConfig(num_updates=10**4, **settings)
     outcomes = swept([config], [0, 1], tmp_path, lambda: calls.append(0) or len(calls) > 5)
     assert outcomes == {}
     assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
 
 
 def test_curves_have_at_most_2000_points():
     assert [spacing(number) for number in (1, 2000, 2001, 10**6)] == [1, 1, 2, 500]
 
 
-def test_the_callers_process_is_as_it_was():
-    script, threads = sys.modules["__main__"], threading.active_count()
-    with workers(1) as pool:
-        assert pool.submit(math.sqrt, 4.0).result() == 2.0
-    assert sys.modules["__main__"] is script
-    assert threading.active_count() == threads
-
-
 def test_no_worker_outlives_its_parent(tmp_path):
     code = """
-import os
-from pgtorch.scale.processes import workers
+import multiprocessing, os, pathlib
+from pgtorch import TrainConfig
+from pgtorch.scale.sweep import sweep
 
-with workers(1) as pool:  # at the top of a script without a guard
-    print(pool.submit(os.getpid).result(), flush=True)
-    os.kill(os.getpid(), 9)
+
+def kill():
+    if list(pathlib.Path().glob(".learners-*/*/metrics.jsonl")):
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        os.kill(os.getpid(), 9)
+
+
+if __name__ == "__main__":
+    list(sweep([TrainConfig(num_envs=2, num_updates=10**6)], [(0, 0), (0, 1)], pathlib.Path(), kill))
 """
     (tmp_path / "script.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
-    assert done.returncode == -signal.SIGKILL
-    require_gone(int(done.stdout))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout
+    for process in done.stdout.split():
+        require_gone(int(process))
 
 
 def require_gone(process, seconds=10):

@@ -1,9 +1,10 @@
-"""The lines of a `metrics.jsonl` from columns, and their hash; without torch, so that processes for it start fast."""
+"""The hashes of many runs at once, from columns of what they logged."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from numpy.typing import NDArray
@@ -23,14 +24,13 @@ def digests(columns: Mapping[str, NDArray[Any]], ends: Sequence[bytes]) -> list[
 
 
 def _digest(columns: Mapping[str, NDArray[Any]], end: bytes) -> str:
+    updates = [str(number + 1) for number in range(len(next(iter(columns.values()))))]
+    pieces: list[Iterable[str]] = [repeat('{"update": '), updates, repeat(', "env_steps": '), updates]
     words: dict[bytes, list[str]] = {}
-    texts = []
-    for column in columns.values():
+    for tag, column in columns.items():
         bits = column.tobytes()
         if bits not in words:
             words[bits] = [*map(float.__repr__, column.astype(float).tolist())]
-        texts.append(words[bits])
-    updates = [str(number + 1) for number in range(len(texts[0]))]
-    line = '{"update": %s, "env_steps": %s, ' + ", ".join(f'"{tag}": %s' for tag in columns) + "}\n"
-    lines = "".join(map(line.__mod__, zip(updates, updates, *texts, strict=True)))
+        pieces += [repeat(f', "{tag}": '), words[bits]]
+    lines = "".join(chain.from_iterable(zip(*pieces, repeat("}\n"))))  # twice as fast as formatting each line
     return hashlib.sha256(lines.encode() + end).hexdigest()
