@@ -68,8 +68,13 @@ def describe(error: BaseException) -> str:
 
 
 def warn_in_one_line() -> None:
-    """Print warnings like errors, without the line of code that they come from."""
-    warnings.showwarning = lambda message, *_: print(f"pgtorch: warning: {in_one_line(message)}", file=sys.stderr)
+    """Print warnings like errors, without the line of code that they come from and without Gymnasium's colors."""
+
+    def show(message: object, *_: object) -> None:
+        text = re.sub(r"\x1b\[[\d;]*m", "", str(message))
+        print(f"pgtorch: warning: {in_one_line(text)}", file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 def printable(text: object) -> str:
@@ -78,5 +83,5 @@ def printable(text: object) -> str:
 
 
 def in_one_line(text: object) -> str:
-    """Text of several lines in one, printable and without colors."""
-    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(text)).split()))
+    """Text of several lines in one, printable."""
+    return printable(" ".join(str(text).split()))

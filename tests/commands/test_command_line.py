@@ -5,12 +5,13 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from support import ROOT, run_python
 
 from pgtorch.__main__ import COMMANDS, run
-from pgtorch.commands.command_line import describe, in_one_line, printable
+from pgtorch.commands.command_line import describe, in_one_line, printable, warn_in_one_line
 
 MODULE = """
 import gymnasium as gym
@@ -148,7 +149,13 @@ def test_an_unforeseen_error_names_its_place(tmp_path):
 def test_texts_for_a_terminal():
     assert printable("a  b\n\x1b[0m\udcff") == r"a  b\n\x1b[0m\udcff"
     assert in_one_line("a\n  b\x07") == r"a b\x07"
-    assert in_one_line("\x1b[33mWARN: a\x1b[0m\x1b") == r"WARN: a\x1b"
+
+
+def test_warnings_lose_their_colors(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", None)
+    warn_in_one_line()
+    warnings.showwarning(UserWarning("\x1b[33mWARN: a\n b\x1b[0m\x07"), UserWarning, "file.py", 3)
+    assert capsys.readouterr().err == "pgtorch: warning: WARN: a b\\x07\n"
 
 
 def test_an_error_in_words():

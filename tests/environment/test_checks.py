@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgtorch import ContractError, MLPPolicy, NonFiniteError, SetupError, TrainConfig, Trainer, train
-from pgtorch.environment.checks import MOST, require_finite
+from pgtorch.environment.checks import MOST, ObservationBounds, require_finite
 from pgtorch.record.checkpoint import checkpoints, read_checkpoint, read_newest
 from pgtorch.record.metrics import read_metrics
 
@@ -378,6 +378,41 @@ def test_an_error_of_the_environment_stays_what_it_is(tmp_path, plan):
     assert "raised by Faulty-v0 at step 3" in caught.value.__notes__[0]
     assert read_newest(tmp_path)[1]["trainer"]["num_updates"] == 2
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_a_little_outside_its_bounds_is_a_warning_once(tmp_path, plan):
+    """As LunarLander-v3 and BipedalWalker-v3 are at times."""
+    plan(fault=("observation", lambda good: good * 0 - 29), at=3, index=1)
+    message = r"observation must be in \[-10, 10\] at index 0, got -29\.0, of environment 1 at step 3; the run goes on"
+    with pytest.warns(UserWarning, match=message) as caught:
+        result = train(config_of(tmp_path))
+    assert len(caught) == 1
+    assert result.num_updates == config_of(tmp_path).num_updates
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inside", "near", "far"),
+    [
+        (0.0, 1.0, [0.0, 1.0, 1.001], [-0.9, 1.9], [-1.1, 2.1]),
+        (0.0, np.inf, [0.0, 1e30], [-0.9], [-1.1]),
+        (-np.inf, 5.0, [-1e30, 5.0], [5.1, 10.9], [11.1]),
+        (-np.inf, np.inf, [-1e30, 1e30], [], []),
+    ],
+)
+def test_how_far_outside_is_an_error(low, high, inside, near, far):
+    space = spaces.Box(low, high, (1,), np.float32)
+    rows = [np.full((1, 1, 1), value, np.float32) for value in (*inside, *near, *far)]
+    for number, row in enumerate(rows):
+        bounds = ObservationBounds(space)
+        if number < len(inside):
+            bounds.require(row, 0)
+        elif number < len(inside) + len(near):
+            with pytest.warns(UserWarning, match="the run goes on"):
+                bounds.require(row, 0)
+            bounds.require(row, 1)  # once is enough
+        else:
+            with pytest.raises(ContractError, match=r"^observation must be in .* at step 0$"):
+                bounds.require(row, 0)
 
 
 WRONG_RESETS = {

@@ -224,14 +224,14 @@ FAULTS_OF = [
         ("draw off by 1 %", "torch.sigmoid(-self", "1.01 * torch.sigmoid(-self", SAMPLES),
         ("always the likelier place", "noise >=", "0.5 >=", SAMPLES),
     ),
-    (networks.feed_forward, choice, ("tanh left out", "layer(activate(output))", "layer(output)", MANUAL)),
+    (networks.feed_forward, choice, ("tanh left out", "activate(features)", "features", MANUAL)),
     (
         networks.feed_forward,
         rectified,
         (
             "gradient through a relu off by 0.01 %",
-            "layer(activate(output))",
-            "layer(1.0001 * activate(output) - 0.0001 * activate(output).detach())",
+            "activate(features)",
+            "(1.0001 * activate(features) - 0.0001 * activate(features).detach())",
             SLOPE,
         ),
     ),
@@ -433,12 +433,17 @@ MORE_OF_POLICIES = [
     (
         networks.feed_forward,
         choice,
-        ("batch normalized", "layer(activate(output))", "layer(activate(output) - output.mean(0))", ALONE),
+        ("batch normalized", "activate(features)", "(activate(features) - features.mean(0))", ALONE),
     ),
     (
         networks.feed_forward,
         deep,
-        ("one layer in place of another", "in rest", "in [rest[0]] * (len(rest) - 1) + rest[-1:]", MANUAL),
+        (
+            "one layer in place of another",
+            "enumerate(layers)",
+            "enumerate([layers[min(i, 1)] for i in range(len(layers) - 1)] + [layers[-1]])",
+            MANUAL,
+        ),
     ),
     (
         returns.reward_to_go,
@@ -504,7 +509,7 @@ JOINS = [  # of proved parts: each part passes alone
     (
         trainer.Trainer._step,
         GENERAL,
-        ("joint norm clipped", "clip(norms[name]", "clip(math.hypot(*norms.values())", WHOLE),
+        ("joint norm clipped", "clip(norms[name]", "clip(sum(norm**2 for norm in norms.values()) ** 0.5", WHOLE),
         ("policy's norm for both", "clip(norms[name]", "clip(norms['policy']", WHOLE),
         ("schedule off by one", "(self.num_updates - 1)", "self.num_updates", WHOLE),
         ("schedule ignored", "optimizer.step(factor)", "optimizer.step()", WHOLE),
@@ -532,8 +537,8 @@ JOINS = [  # of proved parts: each part passes alone
         ("one order for all passes", "in range(config.num_epochs)", "in [0]", WHOLE),
         (
             "old log pi of each step anew",
-            "yield from shuffled.split(min(config.num_minibatches, len(batch)))",
-            "for part in shuffled.split(min(config.num_minibatches, len(batch))): "
+            "yield from batch[order].split(min(config.num_minibatches, len(batch)))",
+            "for part in batch[order].split(min(config.num_minibatches, len(batch))): "
             "part.old_log_prob = self.policy.log_prob(part.observation, part.action).detach(); yield part",
             WHOLE,
         ),
@@ -586,7 +591,7 @@ JOINS = [  # of proved parts: each part passes alone
     (
         rollout.Rollout.values,
         GENERAL,
-        ("final values left out", "value_function(final)", "following[t, environments]", WHOLE),
+        ("final values left out", "= end", "= following[t, environments]", WHOLE),
     ),
     (
         losses.importance_weighted,
@@ -658,7 +663,7 @@ JOINS = [  # of proved parts: each part passes alone
             "rows",
             "evaluation sees what training saw",
         ),
-        ("actions not clipped", "taken = clip(action.numpy())", "taken = action.numpy()", DRAWN),
+        ("actions not clipped", "taken = clip(action.cpu().numpy())", "taken = action.cpu().numpy()", DRAWN),
     ),
     (
         distributions.Categorical.mode.fget,
