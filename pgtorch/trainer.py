@@ -10,7 +10,7 @@ import gymnasium as gym
 import torch
 from torch.nn import functional
 
-from pgtorch.config import TrainConfig
+from pgtorch.config import ONE_HOT_RATE, OTHER_RATE, TrainConfig
 from pgtorch.device import in_numbers, moving, resolve, sent
 from pgtorch.distributions import as_global_stream
 from pgtorch.environment.build import make_vector_env
@@ -57,9 +57,10 @@ class Trainer:
             self.value_function = value_function_of(config, self.policy, spaces[0])
         self.check_period = check_period(self.policy, config.check_gradient)
         require_fit(self.policy, config.num_envs, *spaces, self.value_function)
-        self.optimizers = {"policy": make_optimizer(config.optimizer, self.policy.parameters(), config.learning_rate)}
+        learning_rate = config.learning_rate or (ONE_HOT_RATE if is_one_hot(spaces[0]) else OTHER_RATE)
+        self.optimizers = {"policy": make_optimizer(config.optimizer, self.policy.parameters(), learning_rate)}
         if self.value_function is not None and any(True for _ in self.value_function.parameters()):
-            rate = config.value_learning_rate or config.learning_rate
+            rate = config.value_learning_rate or learning_rate
             self.optimizers["value"] = make_optimizer(config.optimizer, self.value_function.parameters(), rate)
         self.schedule = make_schedule(config.learning_rate_schedule)
         size = gym.spaces.flatdim(spaces[0])

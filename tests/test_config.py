@@ -78,7 +78,7 @@ def test_defaults_are_the_lesson():
         ({"target_return": float("inf")}, ValueError, "target_return must be a finite number at most 3e\\+38, got inf"),
         ({"target_return": float("nan")}, ValueError, "^target_return must be a finite number, got nan$"),
         ({"target_return": -(10**400)}, ValueError, "^target_return must be a finite number, got -1000"),
-        ({"learning_rate": None}, TypeError, "learning_rate must be a number, got None"),
+        ({"gae_lambda": None}, TypeError, "gae_lambda must be a number, got None"),
         ({"hidden_sizes": (64, "64")}, TypeError, "hidden_sizes must be an integer, got '64'"),
         ({"hidden_sizes": "64"}, TypeError, "hidden_sizes must be a sequence of integers, got '64'"),
         ({"hidden_sizes": (0,)}, ValueError, "hidden_sizes must be at least 1, got 0"),

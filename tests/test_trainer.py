@@ -185,6 +185,29 @@ def test_every_setting_is_in_the_table():
     assert names - ELSEWHERE == {row.name for row in TABLE}
 
 
+@pytest.mark.parametrize(
+    ("env_id", "given", "rate"),
+    [
+        ("FrozenLake-v1", {}, 1e-3),
+        ("Blackjack-v1", {}, 1e-3),
+        ("Acrobot-v1", {}, 3e-4),
+        ("FrozenLake-v1", {"learning_rate": 0.2}, 0.2),
+        ("CartPole-v1", {}, 3e-3),
+        ("CartPole-v1", {"learning_rate": None}, 3e-4),
+    ],
+)
+def test_without_a_learning_rate_the_observations_choose(env_id, given, rate):
+    trainer = Trainer(TrainConfig(env_id, num_envs=2, num_steps=4, **given))
+    assert trainer.optimizers["policy"].learning_rate == rate
+    trainer.close()
+
+
+def test_the_value_function_may_use_that_rate():
+    trainer = Trainer(TrainConfig("FrozenLake-v1", num_envs=2, num_steps=4, value_learning_rate=None))
+    assert trainer.optimizers["value"].learning_rate == 1e-3
+    trainer.close()
+
+
 # How far a setting moves it
 
 

@@ -70,7 +70,7 @@ def describe(error: BaseException) -> str:
 def warn_in_one_line() -> None:
     """Print warnings like errors, without the line of code that they come from and without Gymnasium's colors."""
 
-    def show(message: object, *_: object) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         text = re.sub(r"\x1b\[[\d;]*m", "", str(message))
         print(f"pgtorch: warning: {in_one_line(text)}", file=sys.stderr)
 

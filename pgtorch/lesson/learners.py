@@ -49,6 +49,7 @@ def can_train_together(config: TrainConfig) -> bool:
     return (
         model_of_run(config, config.weight) is not None
         and config.env_kwargs.keys() <= SETTINGS
+        and config.learning_rate is not None
         and config.multiplier in ("reward", "one")
         and config.check_gradient in (None, 0, 1)
         and all(getattr(config, f.name) == getattr(usual, f.name) for f in fields(config) if f.name not in _FREE)
@@ -77,10 +78,9 @@ def train_together(config: TrainConfig, seeds: Sequence[int]) -> Trained:
         env.np_random = _Generators(seeds)  # type: ignore[assignment]
         collector.stepper.reset()
         policy = _Policies(config, seeds)
-        optimizer, schedule = (
-            SGD(policy.parameters(), config.learning_rate),
-            make_schedule(config.learning_rate_schedule),
-        )
+        assert config.learning_rate is not None  # see `can_train_together`
+        optimizer = SGD(policy.parameters(), config.learning_rate)
+        schedule = make_schedule(config.learning_rate_schedule)
         kept: list[list[Tensor]] = []
         for update in range(config.num_updates):
             batch = weigh(collector.collect(policy, Generator()), None, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pgtorch.policies import BiasPolicy
 from restaurant_env import Restaurant
 from restaurant_env.restaurant import is_hungry, reward_of, serves_large
 
-LEARNING_RATE = TrainConfig().learning_rate
+LEARNING_RATE = cast("float", TrainConfig().learning_rate)
 MODEL = RestaurantModel()  # also holds the settings of the restaurants
 
 

@@ -72,7 +72,11 @@ def twin_of(trainer: Trainer, envs: Sequence[gym.Env[Any, Any]] = (), mode: str 
     is_lesson = isinstance(trainer.policy, BiasPolicy)
     distribution = Bernoullis() if is_lesson else _distribution(space)
     policy, value = networks["policy"], networks.get("value")
-    config = replace(trainer.config, normalize_observations=trainer.collector.normalize_observation is not None)
+    config = replace(
+        trainer.config,
+        learning_rate=trainer.optimizers["policy"].learning_rate,  # None in the settings leaves it to the trainer
+        normalize_observations=trainer.collector.normalize_observation is not None,
+    )
     twin = Reference(config, policy, value, distribution, space, list(envs), mode, trainer.num_updates)
     if normalizer := trainer.collector.normalize_reward:
         moments = normalizer.moments
