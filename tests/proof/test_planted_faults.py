@@ -488,7 +488,7 @@ JOINS = [  # of proved parts: each part passes alone
         GENERAL,
         (
             "value rate without effect",
-            "config.value_learning_rate or config.learning_rate",
+            "config.value_learning_rate or learning_rate",
             "config.learning_rate",
             WHOLE,
         ),
