@@ -106,7 +106,7 @@ class Peers:
     def close(self) -> None:
         """Leave the job."""
         self._closed.set()
-        self._watcher.join()
+        self._watcher.join(BEAT_SECONDS)  # it may be waiting for a store that is lost
         del self._group
 
     @staticmethod
